@@ -1,0 +1,13 @@
+"""Numbers and tables from matrices (samples x dimensions) and factor tables; nothing else comes in."""
+
+
+def __getattr__(name: str) -> object:
+    from workbench.spec import find
+
+    return find(__name__, name)
+
+
+def __dir__() -> list[str]:
+    from workbench.spec import names
+
+    return sorted(names(__name__))

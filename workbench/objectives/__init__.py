@@ -1,0 +1,13 @@
+"""What is descended: one file an objective, its terms as functions, then the class."""
+
+
+def __getattr__(name: str) -> object:
+    from workbench.spec import find
+
+    return find(__name__, name)
+
+
+def __dir__() -> list[str]:
+    from workbench.spec import names
+
+    return sorted(names(__name__))
