@@ -6,18 +6,22 @@ without importing it.
 """
 
 import ast
+import contextlib
+import contextvars
 import functools
 import importlib
 import importlib.util
 import inspect
 import pkgutil
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any
 
-__all__ = ["available", "build", "describe"]
+__all__ = ["available", "build", "describe", "without_weights"]
+
+_fetching = contextvars.ContextVar("pretrained weights are fetched", default=True)
 
 
 def describe(thing: Any) -> Any:
@@ -116,6 +120,30 @@ def _named(name: Any, allow: Sequence[str]) -> Callable:
     return found
 
 
+@contextlib.contextmanager
+def without_weights() -> Iterator[None]:
+    """Models built inside keep what they say about pretrained weights, but download nothing and read no checkpoint.
+
+    For a model whose weights follow from elsewhere, as those of a run do.
+
+    Example:
+        >>> with without_weights():
+        ...     model = build({"is": "workbench.models.pretrained:Timm", "name": "test_vit", "checkpoint": "gone.pth"})
+        >>> model.checkpoint
+        'gone.pth'
+    """
+    token = _fetching.set(False)
+    try:
+        yield
+    finally:
+        _fetching.reset(token)
+
+
+def weights_are_fetched() -> bool:
+    """Whether a model that is built now should fetch its pretrained weights; False inside :func:`without_weights`."""
+    return _fetching.get()
+
+
 def available(package: ModuleType, kind: type) -> dict[str, Any]:
     """Returns, by name, every public class of ``kind`` and every public function that returns one, in a package's files.
 
@@ -183,3 +211,19 @@ def find(package: str, name: str) -> Any:
     return getattr(importlib.import_module(home[name]), name)
 
 
+_WEIGHTS_COME_FROM_ELSEWHERE = contextvars.ContextVar("weights_come_from_elsewhere", default=False)
+
+
+@contextlib.contextmanager
+def without_weights() -> Iterator[None]:
+    """While entered, what is built fetches no weights of its own: a run's model gets them from the run."""
+    token = _WEIGHTS_COME_FROM_ELSEWHERE.set(True)
+    try:
+        yield
+    finally:
+        _WEIGHTS_COME_FROM_ELSEWHERE.reset(token)
+
+
+def fetches_weights() -> bool:
+    """Whether a model that is being built may read a checkpoint or download one."""
+    return not _WEIGHTS_COME_FROM_ELSEWHERE.get()

@@ -2,6 +2,7 @@
 
 import abc
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 
@@ -40,3 +41,14 @@ def two_views(views: Views, name: str) -> tuple[Tensor, Tensor]:
     if len(views.images[0]) < 2:
         raise ValueError(f"{name} needs at least 2 images in a batch, but got {len(views.images[0])}; raise batch_size.")
     return views.images[0], views.images[1]
+
+
+@torch.no_grad()
+def sample_embedding(model: nn.Module, channels: int, height: int, width: int) -> Embedding:
+    """Returns what ``model`` gives for two black images, for :meth:`Objective.begin`; the model stays as it was."""
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    try:
+        return model(torch.zeros(2, channels, height, width, device=device))
+    finally:
+        model.train(training)

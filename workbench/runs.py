@@ -1,0 +1,326 @@
+"""A run is a folder: ``run.json`` says what was made, ``metrics.jsonl`` how it went, the rest is weights, features and tables.
+
+Everything is readable without this library, every file appears whole or not at all, and opening a run executes nothing in
+it: weights are safetensors, classes come from the workbench or from packages that the reader names, and no path leads out
+of the folder. Importing this module does not import torch, so finished runs open at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    import torch.nn as nn
+    from torch import Tensor
+
+    from workbench.data.images import Images
+    from workbench.features import Features
+    from workbench.objectives.base import Objective
+
+__all__ = ["Run", "runs"]
+
+
+class Run:
+    """One training run on disk.
+
+    Arguments:
+        path: Its folder.
+        allow: Packages, beside the workbench, whose classes may be built when the model is asked for.
+
+    Raises:
+        FileNotFoundError: If the folder is no run.
+        ValueError: If ``run.json`` is damaged.
+    """
+
+    def __init__(self, path: str | Path, *, allow: Sequence[str] = ()):
+        self.path, self.allow = Path(path), tuple(allow)
+        if not (self.path / "run.json").is_file():
+            there = "it does not exist" if not self.path.exists() else "it holds no run.json"
+            raise FileNotFoundError(f"{self.path} is no run: {there}")
+        try:
+            self.spec: dict[str, Any] = json.loads(self._inside("run.json").read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.path / 'run.json'} is damaged: {error}") from error
+        if not isinstance(self.spec, dict):
+            raise ValueError(f"{self.path / 'run.json'} must hold an object, but holds {type(self.spec).__name__}")
+
+    @classmethod
+    def create(cls, path: str | Path, spec: dict[str, Any]) -> Run:
+        """Makes the folder. Raises FileExistsError where a run stands already."""
+        path = Path(path)
+        if (path / "run.json").exists():
+            raise FileExistsError(
+                f"{path} already holds a run: go on with it by resume=True, look at it by Run({str(path)!r}), or give another folder"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        write(path / "run.json", json.dumps(spec, indent=1).encode())
+        return cls(path)
+
+    def __repr__(self) -> str:
+        steps = self.steps
+        return f"Run({str(self.path)!r}: {len(steps)} snapshots, to step {steps[-1] if steps else 0} of {self.spec.get('total', '?')})"
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps whose weights were kept, in order."""
+        return sorted(int(p.stem) for p in (self.path / "weights").glob("*.safetensors") if p.stem.isdigit())
+
+    @property
+    def finished(self) -> bool:
+        """Whether training came to its planned end."""
+        return bool(self.steps) and self.steps[-1] >= self.spec.get("total", 0)
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """One row a logged step: step, epoch, lr, rate (images/s), waiting (share of time), and every term."""
+        path = self.path / "metrics.jsonl"
+        rows = []
+        for line in self._inside("metrics.jsonl").read_text().splitlines() if path.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break  # a line cut off by a crash: what follows was never written
+        return pd.DataFrame(rows)
+
+    def log(self, **values: float) -> None:
+        """Appends a row to the metrics."""
+        with self._inside("metrics.jsonl").open("a", encoding="utf-8") as f:
+            f.write(json.dumps(values) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drops metrics beyond ``step``: they are about to be written again."""
+        kept = [row for row in self.metrics.to_dict("records") if row["step"] <= step]
+        lines = (json.dumps({k: v for k, v in row.items() if v == v}) + "\n" for row in kept)  # noqa: PLR0124  NaN: not logged there
+        write(self._inside("metrics.jsonl"), "".join(lines).encode())
+
+    def save(self, model: nn.Module, step: int) -> None:
+        """Writes the model's weights of ``step``."""
+        write_tensors(self._inside("weights", f"{step:08d}.safetensors"), weights(model))
+
+    def model(self, step: int | None = None, *, into: nn.Module | None = None) -> nn.Module:
+        """Returns the model as it was after ``step`` (the last kept where none is given), in evaluation mode.
+
+        Arguments:
+            step: One of :attr:`steps`.
+            into: A module to load the weights into, where the run's own cannot be built from its record.
+
+        Raises:
+            KeyError: If the weights of that step were not kept.
+            ValueError: If the file is damaged, or the record asks for a class that is not trusted.
+        """
+        model = self._built("model") if into is None else into
+        self._load(model, read_tensors(self._inside("weights", f"{self._step(step):08d}.safetensors")), "weights")
+        return model.eval()
+
+    def objective(self) -> Objective:
+        """Returns the objective with what it learned (predictor, teacher), as at the last checkpoint.
+
+        Raises:
+            FileNotFoundError: If the run keeps no checkpoint.
+        """
+        step, tensors, _ = self.checkpoint()
+        model, objective = self._built("model"), self._built("objective")
+        self._load(model, {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, f"checkpoint {step}")
+        objective.begin(model, self._sample(model))
+        self._load(objective, {k[10:]: v for k, v in tensors.items() if k.startswith("objective.")}, f"checkpoint {step}")
+        return objective
+
+    def images(self) -> Images:
+        """Returns the images that it was trained on, made again where the workbench can draw or ships them.
+
+        Raises:
+            ValueError: If they came from elsewhere; pass them yourself to what asked for them.
+        """
+        from workbench.features import digest
+        from workbench.spec import build
+
+        spec = self.spec.get("images", {})
+        if not spec.get("recipe"):
+            raise ValueError(f"{self.path} was trained on {spec.get('name', 'unknown images')!r}, which it cannot make again; pass the images")
+        images = build(spec["recipe"], allow=self.allow)
+        if digest(images) != spec["digest"]:
+            raise ValueError(f"{spec['name']} as drawn now differs from what {self.path} was trained on; pass the images")
+        return images
+
+    def features(self, images: Images, layers: str | Sequence[str], step: int | None = None, *, progress: bool = False) -> Features:
+        """Returns the layers' features of ``images``, from the run's folder where they were taken before."""
+        from workbench.features import Features, digest, extract
+
+        names, step = [layers] if isinstance(layers, str) else list(layers), self._step(step)
+        safe = "".join(c if c.isalnum() else "-" for c in images.name)
+        folder = self._inside("features", f"{safe}-{digest(images)}-{step:08d}")
+        kept = Features.load(folder) if (folder / "factors.parquet").exists() else None
+        missing = [n for n in names if kept is None or n not in kept]
+        if missing:
+            new = extract(self.model(step), images, missing, progress=progress)
+            Features((dict(kept) if kept else {}) | dict(new), images.factors).save(folder)
+            kept = Features.load(folder)
+        return Features({n: kept[n] for n in names}, kept.factors)
+
+    def table(self, name: str) -> pd.DataFrame | None:
+        """Returns a table kept with the run (``"spectrum"``, ``"measures"``), or None where it was not made."""
+        path = self._inside("tables", f"{name}.parquet")
+        if not path.exists():
+            return None
+        try:
+            return pd.read_parquet(path)
+        except Exception as error:
+            raise ValueError(f"{path} is damaged ({error}); delete it and make it again") from error
+
+    def write_table(self, name: str, frame: pd.DataFrame) -> None:
+        """Keeps a table with the run."""
+        write(self._inside("tables", f"{name}.parquet"), frame.to_parquet())
+
+    def save_checkpoint(self, step: int, tensors: dict[str, Tensor], about: dict[str, Any]) -> Path:
+        """Writes all that resuming needs, as one file; the one before is kept, older ones go."""
+        path = self._inside("last", f"{step:08d}.safetensors")
+        write_tensors(path, tensors, about)
+        for old in sorted(p for p in path.parent.glob("*.safetensors") if p.stem.isdigit() and int(p.stem) <= step)[:-2]:
+            old.unlink()
+        return path
+
+    def checkpoint(self) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
+        """Returns the newest readable checkpoint: its step, its tensors, its record.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If every one is damaged.
+        """
+        found = sorted((self.path / "last").glob("*.safetensors"), reverse=True)
+        if not found:
+            raise FileNotFoundError(f"{self.path} holds no checkpoint to go on from: last/ is empty")
+        for path in found:
+            try:
+                path = self._inside("last", path.name)
+                return int(path.stem), read_tensors(path), read_about(path)
+            except ValueError as error:
+                damage = error
+                print(f"{error}; trying the one before")
+        raise ValueError(f"no checkpoint of {self.path} can be read: {damage}. Its snapshots in weights/ may still be whole.")
+
+    def _step(self, step: int | None) -> int:
+        steps = self.steps
+        if not steps:
+            raise KeyError(f"{self.path} keeps no weights yet")
+        if step is not None and step not in steps:
+            raise KeyError(f"{self.path} keeps no weights of step {step}; it keeps {', '.join(map(str, steps))}")
+        return steps[-1] if step is None else step
+
+    def _built(self, part: str) -> Any:
+        from workbench.spec import build, without_weights
+
+        spec = self.spec.get(part)
+        if not isinstance(spec, dict) or "is" not in spec:
+            raise ValueError(f"{self.path} has no record from which its {part} could be built; for the model, pass it: run.model(into=model)")
+        with without_weights():
+            return build(spec, allow=self.allow)
+
+    def _load(self, module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
+        try:
+            module.load_state_dict(tensors, strict=True)
+        except RuntimeError as error:
+            raise ValueError(f"the {what} of {self.path} do not fit {type(module).__name__}: {str(error)[:600]}") from error
+
+    def _sample(self, model: nn.Module) -> Any:
+        from workbench.objectives.base import sample_embedding
+
+        channels, height, width = self.spec["images"]["shape"]
+        return sample_embedding(model, channels, height, width)
+
+    def _inside(self, *parts: str) -> Path:
+        path = self.path.joinpath(*parts)
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise ValueError(f"{path} leads out of the run's folder; it is not opened")
+        return path
+
+
+def runs(folder: str | Path = "runs") -> pd.DataFrame:
+    """Returns one row a run below ``folder``: its path, its settings (``trainer.lr``, ``objective.is`` ...), its last metrics.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}; runs are made by `workbench train --out {folder}/NAME`")
+    rows = []
+    for path in sorted(folder.rglob("run.json")):
+        try:
+            run = Run(path.parent)
+            last = run.metrics.iloc[-1].to_dict() if len(run.metrics) else {}
+            rows.append({"run": str(path.parent.relative_to(folder)), "finished": run.finished, **_flat(run.spec), **last})
+        except ValueError as error:
+            rows.append({"run": str(path.parent.relative_to(folder)), "finished": False, "error": str(error)})
+    return pd.DataFrame(rows)
+
+
+def _flat(spec: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in spec.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value.rpartition(":")[2] if key == "is" else value if not isinstance(value, list) else str(value)
+    return flat
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    try:
+        with os.fdopen(handle, "wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        Path(part).chmod(0o644)
+        os.replace(part, path)  # noqa: PTH105
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    """Returns a module's state as contiguous tensors on the CPU."""
+    return {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any] | None = None) -> None:
+    """Writes tensors as safetensors, whole or not at all; ``about`` goes into the header as JSON."""
+    from safetensors.torch import save
+
+    apart = {k: v.clone() for k, v in tensors.items()}  # safetensors refuses tensors that share memory
+    write(path, save(apart, {"about": json.dumps(about or {})}))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a safetensors file; raises ValueError where it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file ({error})") from error
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Returns the JSON record in the header of a safetensors file."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as f:
+        return json.loads((f.metadata() or {}).get("about", "{}"))
