@@ -137,8 +137,11 @@ class Run:
         self._load(objective, {k[10:]: v for k, v in tensors.items() if k.startswith("objective.")}, f"checkpoint {step}")
         return objective
 
-    def images(self) -> Images:
+    def images(self, **changes: Any) -> Images:
         """Returns the images that it was trained on, made again where the workbench can draw or ships them.
+
+        Arguments:
+            changes: Arguments to change; ``split="test"`` gives held-out images of the same kind.
 
         Raises:
             ValueError: If they came from elsewhere; pass them yourself to what asked for them.
@@ -149,8 +152,8 @@ class Run:
         spec = self.spec.get("images", {})
         if not spec.get("recipe"):
             raise ValueError(f"{self.path} was trained on {spec.get('name', 'unknown images')!r}, which it cannot make again; pass the images")
-        images = build(spec["recipe"], allow=self.allow)
-        if digest(images) != spec["digest"]:
+        images = build(spec["recipe"] | changes, allow=self.allow)
+        if not changes and digest(images) != spec["digest"]:
             raise ValueError(f"{spec['name']} as drawn now differs from what {self.path} was trained on; pass the images")
         return images
 

@@ -4,6 +4,7 @@ Every random number of step ``k`` comes from a generator seeded by (seed, k), an
 a run that was stopped anywhere goes on to the very weights it would have had.
 """
 
+import json
 import math
 import platform
 import signal
@@ -39,12 +40,13 @@ ViewMaker = Callable[[Tensor, Tensor], Views]
 
 
 class NotFinite(FloatingPointError):
-    """The loss became infinite or not a number. ``step`` and ``terms`` say where."""
+    """The loss became infinite or not a number. ``step``, ``terms`` and ``lr`` say where, ``kept`` what is left."""
 
-    def __init__(self, step: int, terms: dict[str, float], lr: float):
+    def __init__(self, step: int, terms: dict[str, float], lr: float, kept: str = ""):
         self.step, self.terms, self.lr = step, terms, lr
         listed = ", ".join(f"{k} {v:.4g}" for k, v in terms.items())
-        super().__init__(f"the loss is not finite at step {step} ({listed}; lr {lr:.3g}); lower lr, lengthen warmup or use fp32")
+        advice = "lower lr, lengthen warmup or use fp32"
+        super().__init__(f"the loss is not finite at step {step} ({listed}; lr {lr:.3g}); {advice}{kept and '; '}{kept}")
 
 
 class Step(NamedTuple):
@@ -175,7 +177,7 @@ class Trainer:
         """
         out = Path(out)
         training = self.steps(model, objective, images, views)
-        spec = self._record(training)
+        spec = json.loads(json.dumps(self._record(training)))
         if resume and (out / "run.json").exists():
             run = Run(out)
             _same(run, spec)
@@ -373,9 +375,7 @@ class _Recorder:
             except NotFinite as error:
                 good = sorted((self.run.path / "last").glob("*.safetensors"))
                 kept = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written before"
-                raise_from = NotFinite(error.step, error.terms, error.lr)
-                raise_from.args = (f"{error}; {kept}",)
-                raise raise_from from None
+                raise NotFinite(error.step, error.terms, error.lr, kept) from None
             finally:
                 t.close()
         if interrupted.is_set() and t.number < t.total:
