@@ -8,8 +8,9 @@ that one process would have on the whole batch, for any loss that is the mean ov
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-__all__ = ["gather", "mean_over_processes", "rank", "world"]
+__all__ = ["from_first", "gather", "mean_over_processes", "rank", "world"]
 
 
 def world() -> int:
@@ -31,8 +32,9 @@ class _Gather(torch.autograd.Function):
         return torch.cat(out)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:  # noqa: ANN001
-        grad = grad.contiguous()
+        grad = grad.clone(memory_format=torch.contiguous_format)  # the sum is made in place, and others may read this gradient
         dist.all_reduce(grad)
         return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
@@ -43,6 +45,14 @@ def gather(z: Tensor) -> Tensor:
     Every process must hold the same number of rows.
     """
     return z if world() == 1 else _Gather.apply(z)
+
+
+def from_first(x: Tensor) -> Tensor:
+    """Returns the ``x`` of process 0 on every process, without gradient; for random draws that all must share."""
+    if world() > 1:
+        x = x.detach().contiguous()
+        dist.broadcast(x, src=0)
+    return x
 
 
 def mean_over_processes(x: Tensor) -> Tensor:

@@ -1,0 +1,79 @@
+r"""BYOL: predict, from one view, what a slowly moving teacher makes of the other.
+
+With :math:`q` the predictor's output for one view and :math:`z'` the teacher's embedding of the other, both scaled to length 1,
+
+.. math:: L = \frac{1}{N} \sum_i \left( \|q_i - z'_i\|^2 + \|\tilde q_i - \tilde z'_i\|^2 \right), \qquad
+    \xi \leftarrow m \, \xi + (1 - m) \, \theta, \qquad
+    m = 1 - (1 - m_0) \, \frac{\cos(\pi k / K) + 1}{2}
+
+where the tilde swaps the views, :math:`\xi` are the teacher's parameters, :math:`\theta` the model's, and k the step of K. Where
+public codes disagree we follow the authors': the two directions add up (some average them, which halves the gradient), each
+view passes by itself, and the teacher runs as in training: its BatchNorm uses the statistics of the batch and keeps running
+ones of its own, while parameters alone are averaged. The predictor sees the batch of all processes.
+
+References:
+    Bootstrap Your Own Latent (Grill et al., 2020), eq. 1 to 3, https://arxiv.org/abs/2006.07733
+"""
+
+import copy
+import math
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from workbench.core import Embedding, Views
+from workbench.distributed import gather
+from workbench.objectives.base import Objective, cosine, embed, in_full_precision, two_views
+
+__all__ = ["BYOL"]
+
+
+@in_full_precision
+def regression(q: Tensor, z: Tensor) -> Tensor:
+    """Mean square distance of the rows of ``q`` (N, K) and ``z`` (N, K) on the unit sphere, 2 - 2 cos; from 0 to 4."""
+    return 2 - 2 * cosine(q, z)
+
+
+class BYOL(Objective):
+    """BYOL on the embedding ``z``; its paper's projector is 4096-256.
+
+    Arguments:
+        hidden: Width of the predictor's hidden layer.
+        momentum: The teacher's at the start; it rises to 1 at the end. The authors take 0.996 for 1,000 epochs, 0.99 for 100 to
+            300 and 0.97 for 40.
+
+    Terms: ``loss``, from 0 to 8.
+    """
+
+    def __init__(self, *, hidden: int = 4096, momentum: float = 0.996) -> None:
+        super().__init__()
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"BYOL's momentum is the share of the teacher that stays, from 0 to 1, but got {momentum}.")
+        self.hidden, self.momentum = hidden, momentum
+        self.register_module("predictor", None)
+        self.register_module("teacher", None)
+
+    def begin(self, model: nn.Module, sample: Embedding) -> None:
+        width = sample.z.shape[1]
+        self.predictor = nn.Sequential(
+            nn.Linear(width, self.hidden), nn.BatchNorm1d(self.hidden), nn.ReLU(), nn.Linear(self.hidden, width, bias=False)
+        ).to(sample.z.device, torch.promote_types(sample.z.dtype, torch.float32))
+        self.teacher = copy.deepcopy(model).requires_grad_(requires_grad=False).train(self.training)
+
+    def forward(self, model: nn.Module, views: Views) -> dict[str, Tensor]:
+        predictor, teacher = self.begun(self.predictor), self.begun(self.teacher)
+        images = two_views(views, "BYOL")
+        q1, q2 = (predictor(gather(e.z)) for e in embed(model, images))
+        with torch.no_grad():
+            t1, t2 = (gather(e.z) for e in embed(teacher, images))
+        return {"loss": regression(q1, t2) + regression(q2, t1)}
+
+    def momentum_at(self, progress: float) -> float:
+        """The teacher's momentum at ``progress`` (0 to 1) of training."""
+        return 1 - (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module, progress: float) -> None:
+        share = 1 - self.momentum_at(progress)
+        torch._foreach_lerp_(list(self.begun(self.teacher).parameters()), list(model.parameters()), share)
