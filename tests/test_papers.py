@@ -1,0 +1,129 @@
+"""The linear networks of the dimensional-collapse paper behave as its theorems say."""
+
+import numpy as np
+import pytest
+import torch
+
+from workbench.papers import dimensional_collapse as dc
+
+SEEDS = (0, 1, 2)
+
+
+def test_gap_of_the_augmented_dimensions_grows_with_augmentation():
+    expected = {0.01: 0.0, 0.5: -0.33, 1.0: -0.83, 1.5: -1.3, 3.0: -2.5}
+    for seed in SEEDS:
+        gaps = [dc.split_gap(dc.augmentation_toy(s, seed=seed, every=5000)) for s in expected]
+        assert np.allclose(gaps, list(expected.values()), atol=0.1), (seed, gaps)
+        assert np.all(np.diff(gaps) < 0)
+
+
+def test_collapsed_dimensions_are_the_augmented_ones():
+    *_, last = dc.augmentation_live(1.5, every=5000)
+    _, values, v = np.linalg.svd(last.weights[0])
+    assert np.square(v[:8, :8]).sum() / 8 > 0.99
+    assert np.log(values[:8].mean() / values[8:].mean()) > 1
+
+
+@pytest.mark.parametrize(("depth", "dead"), [(1, 0), (2, 4), (3, 9), (4, 13)])
+def test_dead_dimensions_grow_with_depth(depth, dead):
+    found = [dc.dead_dimensions(dc.depth_toy(depth, seed=seed, every=5000)[0]) for seed in SEEDS]
+    assert all(abs(n - dead) <= (depth > 1) for n in found), found
+
+
+def test_relu_collapses_less_but_still():
+    assert [dc.dead_dimensions(dc.depth_toy(2, nonlinear=True, seed=seed, every=5000)[0]) for seed in SEEDS] == [1, 1, 1]
+
+
+def test_layers_align_in_the_directions_that_grow():
+    for seed in SEEDS:
+        start, *_, end = dc.depth_live(2, every=5000, seed=seed)
+        assert dc.block_mass(*start.weights) < 0.6
+        assert dc.block_mass(*end.weights) > 0.95
+
+
+@pytest.fixture
+def small_layers():
+    rng = torch.Generator().manual_seed(0)
+    w1, w2, m = (torch.randn(8, 8, generator=rng, dtype=torch.float64) / 16 for _ in range(3))
+    return w1, w2, m @ m.T + torch.eye(8)
+
+
+def test_flow_conserves_the_difference_of_the_layers_to_first_order(small_layers):
+    w1, w2, x = small_layers
+
+    def drift(h):
+        a, b = dc.gradient_flow(w1, w2, x, h=h, time=6.0)
+        return float((a @ a.T - b.T @ b - w1 @ w1.T + w2.T @ w2).norm() / (b.T @ b).norm())
+
+    assert drift(1e-3) < 1e-4
+    assert 8 < drift(1e-3) / drift(1e-4) < 12
+
+
+def test_flow_aligns_the_top_direction_and_its_values_run_away(small_layers):
+    a, b = dc.gradient_flow(*small_layers, h=1e-3, time=6.0)
+    assert dc.alignment(a.numpy(), b.numpy())[0, 0] > 0.999
+    values = torch.linalg.svdvals(a)
+    assert values[0] > 5 * values[1]
+    with pytest.raises(ValueError, match="choose a shorter time"):
+        dc.gradient_flow(*small_layers, h=1e-2, time=30.0)
+
+
+def test_contrast_matrix_is_the_gradient_of_the_papers_loss():
+    rng = torch.Generator().manual_seed(0)
+    x, other = (torch.randn(6, 4, generator=rng, dtype=torch.float64) for _ in range(2))
+    w = torch.randn(3, 4, generator=rng, dtype=torch.float64, requires_grad=True)
+    z, z2 = x @ w.T, other @ w.T
+    loss = 0
+    for i in range(6):
+        same = torch.exp(-(z[i] - z2[i]).square().sum() / 2)
+        rest = sum(torch.exp(-(z[i] - z[j]).square().sum() / 2) for j in range(6) if j != i)
+        loss = loss - torch.log(same / (rest + same))
+    (gradient,) = torch.autograd.grad(loss, w)
+    assert torch.allclose(-gradient, w.detach() @ dc.contrast_matrix(x, other, w.detach()), atol=1e-10)
+
+
+def test_strong_augmentation_makes_the_contrast_matrix_negative_exactly_there():
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(512, 16, generator=rng)
+    noise = torch.randn(512, 16, generator=rng) * torch.tensor([0.0] * 8 + [3.0] * 8)
+    diagonal = dc.contrast_matrix(x, x + noise, torch.eye(16) / 4).diagonal()
+    assert (diagonal[:8] > 0).all()
+    assert (diagonal[8:] < 0).all()
+
+
+def test_written_out_gradient_is_that_of_the_loss():
+    first, second = dc.depth_live(3, steps=1, every=1, nonlinear=True, strength=0.1)
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        torch.rand(16, 16, generator=rng)
+    torch.randn(1000, 16, generator=rng, dtype=torch.float64)
+    x = torch.randn(128, 16, generator=rng)
+    x = (x + 0.1 * torch.randn(2, 128, 16, generator=rng)).flatten(0, 1)
+    weights = [torch.tensor(w, dtype=torch.float32, requires_grad=True) for w in first.weights]
+    z1, z2 = ((x @ weights[0].T).relu() @ weights[1].T).relu().mm(weights[2].T).chunk(2)
+    loss = torch.nn.functional.cross_entropy(z1 @ z2.T / 0.1, torch.arange(128))
+    for before, gradient, after in zip(first.weights, torch.autograd.grad(loss, weights), second.weights, strict=True):
+        assert np.allclose(before - 0.01 * gradient.numpy(), after, atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_table_and_the_table_is_tidy():
+    a, b = dc.augmentation_toy(1.0, steps=60, every=25, seed=3), dc.augmentation_toy(1.0, steps=60, every=25, seed=3)
+    assert a.equals(b)
+    assert list(a) == ["step", "matrix", "rank", "value"]
+    assert sorted(a.step.unique()) == [0, 25, 50, 60]
+    table, matrix = dc.depth_toy(1, steps=10, every=10)
+    assert matrix is None
+    assert set(table.matrix) == {"W", "embedding"}
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: dc.augmentation_toy(-1.0), "must not be negative"),
+        (lambda: dc.depth_toy(0), "at least 1"),
+        (lambda: dc.depth_toy(2, steps=0), "at least 1, but got 0"),
+    ],
+)
+def test_wrong_settings_say_what_was_wanted(call, text):
+    with pytest.raises(ValueError, match=text):
+        call()

@@ -1,0 +1,259 @@
+r"""Dimensional collapse: a contrastive loss fills only part of the embedding space, for two reasons seen in linear networks.
+
+Strong augmentation: for one linear layer ``z = W x`` gradient flow of the contrastive loss is :math:`\dot W = W X`, and ``X``
+is the spread of the data minus that of the augmentation; where augmentation wins, ``X`` is negative and ``W`` loses those
+directions. Implicit regularisation: for ``z = W2 W1 x`` the layers align, and a singular value grows in proportion to the
+product of the others; small ones are left behind although ``X`` is positive. A projector spares the representation; so does
+DirectCLR.
+
+References:
+    Understanding Dimensional Collapse in Contrastive Self-supervised Learning (Jing, Vincent, LeCun, Tian, ICLR 2022),
+    https://arxiv.org/abs/2110.09348; settings of the linear networks as in the authors' released toys.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Moment",
+    "alignment",
+    "augmentation_live",
+    "augmentation_toy",
+    "block_mass",
+    "contrast_matrix",
+    "dead_dimensions",
+    "depth_live",
+    "depth_toy",
+    "gradient_flow",
+    "split_gap",
+]
+
+WIDTH = 16
+SAMPLES = 1000
+
+
+class Moment(NamedTuple):
+    """A linear network after ``step`` updates.
+
+    ``table`` has the columns step, matrix ("W" or "W1", "W2" ..., and "embedding"), rank (from 1) and value: the singular values
+    of the weights, and the eigenvalues of the covariance of the embedding of 1000 fresh samples. ``weights`` are the matrices,
+    first layer first.
+    """
+
+    step: int
+    table: pd.DataFrame
+    weights: tuple[np.ndarray, ...]
+
+
+def augmentation_live(
+    strength: float, *, steps: int = 5000, every: int = 50, seed: int = 0, augmented: int = 8, lr: float = 1e-3
+) -> Iterator[Moment]:
+    """Trains one linear layer on isotropic Gaussian data and yields its state every ``every`` steps, the first before training.
+
+    Arguments:
+        strength: Standard deviation of the noise that augmentation adds to the last ``augmented`` of 16 dimensions.
+        steps: Gradient steps, a batch of 128 fresh pairs each.
+        every: Steps between two moments.
+        seed: Of the weights, the data and the noise.
+        augmented: How many of the 16 dimensions are augmented; the others have identical views.
+        lr: Of plain gradient descent.
+
+    Raises:
+        ValueError: If the strength is negative or the dimensions are not among the 16.
+    """
+    if strength < 0 or not 0 <= augmented <= WIDTH:
+        raise ValueError(f"strength must not be negative and augmented lie in 0..{WIDTH}, but got {strength} and {augmented}")
+    rng = torch.Generator().manual_seed(seed)
+    weight = (2 * torch.rand(WIDTH, WIDTH, generator=rng) - 1) / WIDTH**0.5
+    noise = torch.zeros(WIDTH)
+    noise[WIDTH - augmented :] = strength
+    return _train([weight], noise, lr=lr, steps=steps, every=every, nonlinear=False, rng=rng)
+
+
+def augmentation_toy(
+    strength: float, *, steps: int = 5000, every: int = 50, seed: int = 0, augmented: int = 8, lr: float = 1e-3
+) -> pd.DataFrame:
+    """Returns the tables of :func:`augmentation_live` as one: columns step, matrix, rank, value.
+
+    Example:
+        >>> split_gap(augmentation_toy(3.0, steps=200)) < split_gap(augmentation_toy(0.1, steps=200))
+        True
+    """
+    moments = augmentation_live(strength, steps=steps, every=every, seed=seed, augmented=augmented, lr=lr)
+    return pd.concat([m.table for m in moments], ignore_index=True)
+
+
+def depth_live(
+    depth: int,
+    *,
+    decay: float = 0.35,
+    strength: float = 1e-3,
+    nonlinear: bool = False,
+    steps: int = 5000,
+    every: int = 50,
+    seed: int = 0,
+    lr: float = 1e-2,
+) -> Iterator[Moment]:
+    """Trains ``depth`` linear layers without a bias and yields their state every ``every`` steps, the first before training.
+
+    Arguments:
+        depth: Number of layers, at least 1; all are 16 x 16.
+        decay: The k-th singular value of every layer starts at ``exp(-decay k)``, k = 0..15.
+        strength: Standard deviation of the augmentation noise on all dimensions: weak, so that it cannot be the cause.
+        nonlinear: Whether ReLU stands between the layers.
+        steps, every, seed, lr: As in :func:`augmentation_live`.
+
+    Raises:
+        ValueError: If there is no layer, or the strength or the decay is negative.
+    """
+    if depth < 1 or strength < 0 or decay < 0:
+        raise ValueError(f"depth must be at least 1, strength and decay at least 0, but got {depth}, {strength} and {decay}")
+    rng = torch.Generator().manual_seed(seed)
+    scale = torch.exp(-decay * torch.arange(WIDTH))
+    weights = []
+    for _ in range(depth):
+        u, _, v = torch.linalg.svd(torch.rand(WIDTH, WIDTH, generator=rng))
+        weights.append(u * scale @ v)
+    noise = torch.full((WIDTH,), float(strength))
+    return _train(weights, noise, lr=lr, steps=steps, every=every, nonlinear=nonlinear, rng=rng)
+
+
+def depth_toy(depth: int, **settings: float) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """Returns the tables of :func:`depth_live` as one, and the :func:`alignment` of the first two layers at the end.
+
+    Arguments:
+        depth: Number of layers; with one there is nothing to align, and the second is None.
+        settings: As in :func:`depth_live`.
+    """
+    moments = list(depth_live(depth, **settings))
+    table = pd.concat([m.table for m in moments], ignore_index=True)
+    return table, alignment(*moments[-1].weights[:2]) if depth > 1 else None
+
+
+def _train(
+    weights: Sequence[Tensor], noise: Tensor, *, lr: float, steps: int, every: int, nonlinear: bool, rng: torch.Generator
+) -> Iterator[Moment]:
+    """Descends the cross-entropy of ``z z'^T / 0.1`` over a batch of 128 pairs, with the gradient written out."""
+    if steps < 1 or every < 1:
+        raise ValueError(f"steps and every must be at least 1, but got {steps} and {every}")
+    batch, temperature = 128, 0.1
+    weights = list(weights)
+    probe = torch.randn(SAMPLES, WIDTH, generator=rng, dtype=torch.float64)
+    matched = torch.eye(batch)
+
+    def forward(x: Tensor) -> list[Tensor]:
+        layers = [x]
+        for k, w in enumerate(weights):
+            x = x @ w.to(x.dtype).T
+            x = x.relu() if nonlinear and k < len(weights) - 1 else x
+            layers.append(x)
+        return layers
+
+    for step in range(steps + 1):
+        if step % every == 0 or step == steps:
+            yield _moment(step, weights, forward(probe)[-1])
+        if step == steps:
+            return
+        x = torch.randn(batch, WIDTH, generator=rng)
+        layers = forward((x + noise * torch.randn(2, batch, WIDTH, generator=rng)).flatten(0, 1))
+        z1, z2 = layers[-1].chunk(2)
+        error = ((z1 @ z2.T / temperature).softmax(1) - matched) / (batch * temperature)
+        back = torch.cat([error @ z2, error.T @ z1])
+        for k in reversed(range(len(weights))):
+            gradient = back.T @ layers[k]
+            if k:
+                back = back @ weights[k]
+                back = back * (layers[k] > 0) if nonlinear else back
+            weights[k] = weights[k] - lr * gradient
+
+
+def _moment(step: int, weights: Sequence[Tensor], z: Tensor) -> Moment:
+    names = ["W"] if len(weights) == 1 else [f"W{k}" for k in range(1, len(weights) + 1)]
+    values = [torch.linalg.svdvals(w.double()) for w in weights]
+    values.append(torch.linalg.svdvals(z - z.mean(0)).square() / (len(z) - 1))
+    table = pd.DataFrame(
+        {
+            "step": step,
+            "matrix": np.repeat([*names, "embedding"], WIDTH),
+            "rank": np.tile(np.arange(1, WIDTH + 1), len(values)),
+            "value": torch.cat(values).numpy(),
+        }
+    )
+    return Moment(step, table, tuple(w.double().numpy() for w in weights))
+
+
+def split_gap(table: pd.DataFrame, *, matrix: str = "W", kept: int = 8) -> float:
+    """Returns, at the last step, the mean ln of the values beyond rank ``kept`` minus that of the first ``kept``.
+
+    It is near 0 where nothing collapses, and falls as the last ones do.
+    """
+    last = table[(table.step == table.step.max()) & (table.matrix == matrix)]
+    log = np.log(last.value)
+    return float(log[last["rank"] > kept].mean() - log[last["rank"] <= kept].mean())
+
+
+def dead_dimensions(table: pd.DataFrame, *, below: float = -8.0) -> int:
+    """Returns how many eigenvalues of the embedding's covariance have, at the last step, a natural logarithm under ``below``."""
+    last = table[(table.step == table.step.max()) & (table.matrix == "embedding")]
+    return int((last.value < np.exp(below)).sum())
+
+
+def alignment(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns ``|V2^T U1|`` (D, D): how the input directions of the second layer meet the output directions of the first.
+
+    It tends to the identity where singular values are distinct (theorem 2), and to blocks where values have grown to be alike.
+    """
+    return np.abs(np.linalg.svd(second)[2] @ np.linalg.svd(first)[0])
+
+
+def block_mass(first: np.ndarray, second: np.ndarray) -> float:
+    """Returns ``||A[:r, :r]||^2 / r`` of the alignment ``A``; ``r`` counts singular values of the product over 1% of the largest.
+
+    1 means that the ``r`` directions that grew are the same in both layers; random layers give about ``r / D``.
+    """
+    values = np.linalg.svd(second @ first, compute_uv=False)
+    r = int((values > 1e-2 * values[0]).sum())
+    return float(np.square(alignment(first, second)[:r, :r]).sum() / r)
+
+
+def contrast_matrix(x: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+    r"""Returns ``X`` (D, D) of gradient flow :math:`\dot W = W X`, for the paper's loss (equation 2).
+
+    The loss is :math:`-\sum_i \log a_{ii}`, where :math:`a_i` is the softmax over j of :math:`-|z_i - z_j|^2/2`, with
+    :math:`-|z_i - z'_i|^2/2` in place of j = i; then ``X = S0 - S1`` (lemma 1) with the weighted spreads
+    :math:`S_0 = \sum_{ij} a_{ij} (x_i - x_j)(x_i - x_j)^T` of the data and
+    :math:`S_1 = \sum_i (1 - a_{ii}) (x'_i - x_i)(x'_i - x_i)^T` of the augmentation.
+
+    Arguments:
+        x, other: The two views, (N, D) each.
+        weight: ``W`` (K, D).
+    """
+    z, move = x @ weight.T, other - x
+    logits = -torch.cdist(z, z).square() / 2
+    logits = logits.diagonal_scatter(-(move @ weight.T).square().sum(1) / 2)
+    a = logits.softmax(1)
+    pair = a - torch.diag(a.diagonal())
+    pair = pair + pair.T
+    data = x.T @ (torch.diag(pair.sum(1)) - pair) @ x
+    return data - (move.T * (1 - a.diagonal())) @ move
+
+
+def gradient_flow(first: Tensor, second: Tensor, x: Tensor, *, h: float, time: float) -> tuple[Tensor, Tensor]:
+    r"""Integrates :math:`\dot W_1 = W_2^T W_2 W_1 X, \dot W_2 = W_2 W_1 X W_1^T` (``X`` fixed) by Euler steps of length ``h``.
+
+    The exact flow keeps :math:`W_1 W_1^T - W_2^T W_2` unchanged; Euler steps drift from it in proportion to ``h``.
+
+    Raises:
+        ValueError: If the weights are infinite by ``time``: with ``X`` fixed they get there in finite time.
+    """
+    for _ in range(round(time / h)):
+        g = second @ first @ x
+        first, second = first + h * second.T @ g, second + h * g @ first.T
+    if not (first.isfinite().all() and second.isfinite().all()):
+        raise ValueError(f"with X fixed the weights are infinite before time {time}; choose a shorter time or smaller weights")
+    return first, second
