@@ -156,3 +156,14 @@ def off_diagonal(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> Float[Tens
 def cosine(a: Float[Tensor, "n k"], b: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
     """Mean cosine of the angle between the rows of ``a`` and of ``b``, from -1 to 1."""
     return (F.normalize(a, dim=1) * F.normalize(b, dim=1)).sum(1).mean()
+
+
+@torch.no_grad()
+def sample_embedding(model: nn.Module, channels: int, height: int, width: int) -> Embedding:
+    """Returns what ``model`` gives for two black images, for :meth:`Objective.begin`; the model stays as it was."""
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    try:
+        return model(torch.zeros(2, channels, height, width, device=device))
+    finally:
+        model.train(training)

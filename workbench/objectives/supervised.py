@@ -11,7 +11,6 @@ References:
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -23,6 +22,8 @@ from workbench.objectives.base import Objective, checked, embed, in_full_precisi
 
 __all__ = ["Supervised"]
 
+UNREAD = "Supervised knows no labels: call objective.read(images.factors) before objective.begin(...)."
+
 
 @in_full_precision
 def cross_entropy(logits: Float[Tensor, "n c"], y: Int[Tensor, " n"], *, smoothing: float = 0.0) -> Float[Tensor, ""]:
@@ -33,20 +34,20 @@ def cross_entropy(logits: Float[Tensor, "n c"], y: Int[Tensor, " n"], *, smoothi
 class Supervised(Objective):
     """Cross-entropy of a linear head on the embedding ``z`` (with ``Projector([])`` that is ``h``), for any number of views.
 
-    Labels come from the images: ``read(images.factors)`` keeps one class for every row, and ``views.index`` says which rows a
-    batch shows. They are no part of the weights: whoever loads the objective calls ``read`` again.
+    Labels come from the images: ``read(images.factors)``, which the Trainer calls, keeps one class for every row, and
+    ``views.index`` says which rows a batch shows.
 
     Arguments:
         factor: Name of the factor that is learned.
+        classes: Its values, in the order of the head's outputs; None takes those that the images have, sorted.
         smoothing: Share of the target that is spread over all classes, from 0 to 1.
 
     Terms: ``loss``, and ``accuracy``, the share of views that are named rightly.
     """
 
-    def __init__(self, *, factor: str = "label", smoothing: float = 0.0) -> None:
+    def __init__(self, *, factor: str = "label", classes: list[Any] | None = None, smoothing: float = 0.0) -> None:
         super().__init__()
-        self.factor, self.smoothing = factor, smoothing
-        self.classes: list[Any] = []
+        self.factor, self.classes, self.smoothing = factor, classes, smoothing
         self.register_buffer("labels", None, persistent=False)
         self.register_module("head", None)
 
@@ -55,7 +56,7 @@ class Supervised(Objective):
 
         Raises:
             KeyError: If it has no column of that name.
-            ValueError: If labels are missing, or the factor is a continuous one.
+            ValueError: If labels are missing, continuous, or not among ``classes``.
         """
         if self.factor not in factors:
             raise KeyError(f"Supervised learns the factor {self.factor!r}, but the images have {list(factors)}; choose factor=.")
@@ -64,25 +65,29 @@ class Supervised(Objective):
             raise ValueError(f"{column.isna().sum()} of {len(column)} images have no {self.factor!r}; keep those that have one.")
         if column.dtype.kind == "f" and (column % 1 != 0).any():
             raise ValueError(
-                f"the factor {self.factor!r} is continuous ({column.nunique():,} values in {len(column):,} images); "
-                f"Supervised names classes: cut it into bins first, with pandas.cut(...).cat.codes."
+                f"the factor {self.factor!r} is continuous ({column.nunique():,} values in {len(column):,} images), but "
+                f"Supervised names classes; cut it into bins first, with pandas.cut(...).cat.codes."
             )
-        classes, codes = np.unique(column.to_numpy(), return_inverse=True)
-        self.classes = classes.tolist()
-        self.labels = torch.from_numpy(codes.astype(np.int64))
+        if self.classes is None:
+            self.classes = sorted(column.unique().tolist())
+        codes = column.map({value: code for code, value in enumerate(self.classes)})
+        if codes.isna().any():
+            raise ValueError(
+                f"the images have the {self.factor!r} {column[codes.isna()].iloc[0]!r}, which is not among the classes "
+                f"{self.classes}; give the classes, or make a new Supervised for other images."
+            )
+        self.labels = torch.from_numpy(codes.to_numpy("int64"))
 
     def begin(self, model: nn.Module, sample: Embedding) -> None:
-        self._know()
+        if self.classes is None:
+            raise RuntimeError(UNREAD)
         kind = torch.promote_types(sample.z.dtype, torch.float32)
         self.head = nn.Linear(sample.z.shape[1], len(self.classes)).to(sample.z.device, kind)
-        self.labels = self.labels.to(sample.z.device)
-
-    def _know(self) -> None:
-        if self.labels is None:
-            raise RuntimeError("Supervised knows no labels: call objective.read(images.factors) once before objective.begin.")
+        self.labels = None if self.labels is None else self.labels.to(sample.z.device)
 
     def forward(self, model: nn.Module, views: Views) -> dict[str, Tensor]:
-        self._know()
+        if self.labels is None:
+            raise RuntimeError(UNREAD)
         head = self.begun(self.head)
         images = checked(views, "Supervised", views_at_least=1, images_at_least=1)
         logits = torch.cat([head(e.z) for e in embed(model, images)])  # v*n c
