@@ -1,0 +1,95 @@
+"""Tables and matrices as heat-maps with their numbers printed."""
+
+import holoviews as hv
+import numpy as np
+import pandas as pd
+
+from workbench.figures import theme
+
+__all__ = ["alignment_map", "layer_table"]
+
+
+def layer_table(
+    table: pd.DataFrame,
+    *,
+    rows: str = "layer",
+    columns: str = "measure",
+    value: str = "value",
+    digits: int = 3,
+    title: str = "",
+    **options: object,
+) -> hv.Overlay:
+    """A row a layer, a column a measure (or factor), the numbers printed, each column coloured from its least to its greatest.
+
+    Arguments:
+        table: Columns ``rows``, ``columns`` and ``value``; several values of one cell (seeds) show as mean and spread.
+        rows, columns, value: Which columns of the table are meant; rows and columns keep their order, first on top and left.
+        digits: Significant digits printed.
+        title: What the figure shows, as a statement.
+        options: Further HoloViews options, such as ``width``.
+
+    Raises:
+        KeyError: If the table lacks a column.
+        ValueError: If the table is empty.
+    """
+    theme.ready()
+    theme.need(table.columns, [rows, columns, value], "layer_table")
+    if table.empty:
+        raise ValueError("layer_table got a table without rows; measure at least one layer")
+    cells = table.groupby([rows, columns], sort=False, observed=True)[value].agg(["mean", "std", "size"]).reset_index()
+    spans = cells.groupby(columns, observed=True)["mean"].agg(["min", "max"]).loc[cells[columns]].to_numpy()
+    width = spans[:, 1] - spans[:, 0]
+    share = np.divide(cells["mean"] - spans[:, 0], width, out=np.full(len(cells), 0.5), where=width > 0)
+    cells = cells.assign(
+        share=share, printed=[_printed(m, s, n, digits) for m, s, n in cells[["mean", "std", "size"]].to_numpy()]
+    )
+    cells[[rows, columns, "printed"]] = cells[[rows, columns, "printed"]].astype(str).astype(object)
+    down, across = list(dict.fromkeys(cells[rows]))[::-1], list(dict.fromkeys(cells[columns]))
+    across_dim, down_dim = hv.Dimension(columns, values=across), hv.Dimension(rows, values=down)
+    heat = hv.HeatMap(cells, [across_dim, down_dim], "share")
+    heat = heat.opts(cmap=list(theme.PALE), clim=(0, 1), colorbar=False, line_color=theme.PAPER, line_width=3)
+    words = hv.Labels(cells, [across_dim, down_dim], "printed")
+    words = words.opts(text_color=theme.INK, text_font_size=theme.SIZE["label"])
+    size = {"width": max(90 * len(across), 180), "height": max(38 * len(down), 76)} | options
+    return theme.frame(
+        heat * words, title=title, xaxis="top", xlabel="", ylabel="", show_legend=False, hooks=[theme.bare], **size
+    )
+
+
+def _printed(mean: float, spread: float, n: float, digits: int) -> str:
+    if not np.isfinite(mean):
+        return "–"
+    text = f"{mean:.{digits}g}"
+    return f"{text} ± {spread:.1g}" if n > 1 else text
+
+
+def alignment_map(
+    matrix: np.ndarray,
+    *,
+    xlabel: str = "left singular vector of the first layer",
+    ylabel: str = "right singular vector of the second layer",
+    title: str = "",
+    **options: object,
+) -> hv.HeatMap:
+    """The absolute values of an alignment matrix, from 0 (white) to 1, first row on top.
+
+    Arguments:
+        matrix: (n, m) of cosines between two bases; V2^T U1 for two linear layers.
+        xlabel, ylabel: What columns and rows are.
+        title: What the figure shows, as a statement.
+        options: Further HoloViews options, such as ``width``.
+
+    Raises:
+        ValueError: If it is not a matrix.
+    """
+    theme.ready()
+    matrix = np.abs(np.asarray(matrix, dtype=float))
+    if matrix.ndim != 2:
+        raise ValueError(f"alignment_map needs a matrix (rows, columns), but got an array of shape {matrix.shape}")
+    n, m = matrix.shape
+    image = hv.Image((np.arange(1, m + 1), np.arange(1, n + 1), matrix), ["column", "row"], "|cosine|")
+    size = {"width": 340, "height": round(340 * n / m)} | options
+    return theme.frame(
+        image, title=title, cmap=list(theme.DEEP), clim=(0, 1), colorbar=True, colorbar_position="right", invert_yaxis=True, xlabel=xlabel, ylabel=ylabel,
+        tools=["hover"], hooks=[theme.bare], **size,
+    )  # fmt: skip
