@@ -23,7 +23,9 @@ class Renderer(Protocol):
 
     nuisances: tuple[str, ...]
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    def sample(
+        self, n: int, *, generator: torch.Generator | None = None, device: str | torch.device = "cpu"
+    ) -> dict[str, Tensor]:
         """Returns ``n`` draws of every nuisance factor, each a tensor (n,)."""
 
     def __call__(self, factors: Mapping[str, Tensor]) -> Tensor:
@@ -60,9 +62,13 @@ class Images:
     def __post_init__(self) -> None:
         shape = tuple(self.pixels.shape)
         if len(shape) != 4 or shape[1] not in (1, 3):
-            raise ValueError(f"{self.name}: pixels must be (images, channels, height, width) with 1 or 3 channels, but got {shape}")
+            raise ValueError(
+                f"{self.name}: pixels must be (images, channels, height, width) with 1 or 3 channels, but got {shape}"
+            )
         if "uint8" not in str(self.pixels.dtype):
-            raise TypeError(f"{self.name}: pixels must be uint8 from 0 to 255, but got {self.pixels.dtype}; scale and convert them first")
+            raise TypeError(
+                f"{self.name}: pixels must be uint8 from 0 to 255, but got {self.pixels.dtype}; scale and convert them first"
+            )
         if shape[0] != len(self.factors):
             raise ValueError(f"{self.name}: {shape[0]} images but {len(self.factors)} rows of factors; give one row an image")
 
@@ -76,7 +82,9 @@ class Images:
     def __getitem__(self, rows: Rows) -> "Images":
         """Returns the images of a slice, a boolean mask or row numbers, each row still joined to its factors."""
         if isinstance(rows, int):
-            raise TypeError(f"Images take a slice, a mask or row numbers; for one image write images[{rows}:{rows + 1}] or images.at([{rows}])")
+            raise TypeError(
+                f"Images take a slice, a mask or row numbers; for one image write images[{rows}:{rows + 1}] or images.at([{rows}])"
+            )
         if not isinstance(rows, slice):
             rows = np.asarray(rows)
             if rows.dtype == bool:
@@ -117,7 +125,9 @@ class Images:
         try:
             kept = self.factors.eval(query).to_numpy(bool)
         except Exception as error:
-            raise ValueError(f"{self.name}: the query {query!r} failed ({error}); the factors are {list(self.factors)}") from error
+            raise ValueError(
+                f"{self.name}: the query {query!r} failed ({error}); the factors are {list(self.factors)}"
+            ) from error
         return self[kept]
 
     def split(self, fraction: float = 0.8, *, seed: int = 0, by: str | None = None) -> tuple["Images", "Images"]:
@@ -142,6 +152,8 @@ class Images:
         values = rng.permutation(key.max() + 1 if len(key) else 0)
         first = round(fraction * len(values))
         if not 0 < first < len(values):
-            raise ValueError(f"{self.name}: fraction {fraction} of {len(values)} leaves one part empty; it must lie between 0 and 1")
+            raise ValueError(
+                f"{self.name}: fraction {fraction} of {len(values)} leaves one part empty; it must lie between 0 and 1"
+            )
         mask = np.isin(key, values[:first])
         return self[mask], self[~mask]
