@@ -21,8 +21,6 @@ from typing import Any
 
 __all__ = ["available", "build", "describe", "without_weights"]
 
-_fetching = contextvars.ContextVar("pretrained weights are fetched", default=True)
-
 
 def describe(thing: Any) -> Any:
     """Returns what JSON can hold and :func:`build` can build again.
@@ -109,7 +107,9 @@ def _named(name: Any, allow: Sequence[str]) -> Callable:
     except (ImportError, AttributeError, ValueError):
         public = False
     found = getattr(importlib.import_module(module), attribute) if public else None
-    drawn = module.startswith("workbench.data.") and inspect.isfunction(found) and "path" not in inspect.signature(found).parameters
+    drawn = (
+        module.startswith("workbench.data.") and inspect.isfunction(found) and "path" not in inspect.signature(found).parameters
+    )
     buildable = inspect.isclass(found) and module.startswith(
         ("workbench.models.", "workbench.objectives.", "workbench.views.", "workbench.train")
     )
@@ -118,30 +118,6 @@ def _named(name: Any, allow: Sequence[str]) -> Callable:
             f"the description asks for {name!r}; only models, objectives, views, trainers and data sets that read no path are built."
         )
     return found
-
-
-@contextlib.contextmanager
-def without_weights() -> Iterator[None]:
-    """Models built inside keep what they say about pretrained weights, but download nothing and read no checkpoint.
-
-    For a model whose weights follow from elsewhere, as those of a run do.
-
-    Example:
-        >>> with without_weights():
-        ...     model = build({"is": "workbench.models.pretrained:Timm", "name": "test_vit", "checkpoint": "gone.pth"})
-        >>> model.checkpoint
-        'gone.pth'
-    """
-    token = _fetching.set(False)
-    try:
-        yield
-    finally:
-        _fetching.reset(token)
-
-
-def weights_are_fetched() -> bool:
-    """Whether a model that is built now should fetch its pretrained weights; False inside :func:`without_weights`."""
-    return _fetching.get()
 
 
 def available(package: ModuleType, kind: type) -> dict[str, Any]:

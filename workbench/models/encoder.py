@@ -1,14 +1,16 @@
-"""An encoder: a backbone that gives the representation ``h``, a projector that gives the embedding ``z``."""
+"""An encoder: a backbone that gives the representation ``h``, a projector that gives the embedding ``z``; and its layers."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
+import pandas as pd
 import torch
 import torch.nn as nn
 from torch import Tensor
 
 from workbench.core import Embedding
 
-__all__ = ["Encoder", "Projector", "layers"]
+__all__ = ["Encoder", "Projector", "layer_widths", "layers", "main_layers"]
 
 
 class Projector(nn.Sequential):
@@ -24,8 +26,8 @@ class Projector(nn.Sequential):
         torch.Size([2, 4])
     """
 
-    def __init__(self, widths: Sequence[int], *, norm_last: bool = False):
-        *hidden, last = zip(widths[:-1], widths[1:], strict=True) if len(widths) > 1 else [None]
+    def __init__(self, widths: Sequence[int], *, norm_last: bool = False) -> None:
+        *hidden, last = pairwise(widths) if len(widths) > 1 else [None]
         blocks = [nn.Sequential(nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()) for a, b in hidden]
         if last:
             end = nn.Linear(*last, bias=False)
@@ -40,21 +42,52 @@ class Encoder(nn.Module):
     Arguments:
         backbone: Images (B, C, H, W) to representations (B, D).
         projector: Representations to embeddings (B, K).
-        mean, std: Of the pixels in [0, 1], a value a channel; the input is ``(x - mean) / std``.
+        mean, std: Of the pixels in [0, 1], a value a channel or one for all; the input is ``(x - mean) / std``. A grey image
+            (C = 1) is repeated where there are three values.
+        frozen: Whether the backbone stays as it is, in evaluation mode and without gradients, while the projector learns.
+
+    The convolutions run with the channels last in memory, which is faster on processors and GPUs alike.
+
+    Raises:
+        TypeError: In ``forward``, if the images are not floating point, so not in [0, 1].
+        ValueError: In ``forward``, if the images' channels do not fit ``mean``.
     """
 
     def __init__(
-        self, backbone: nn.Module, projector: nn.Module, *, mean: Sequence[float] = (0.5,), std: Sequence[float] = (0.25,)
-    ):
+        self,
+        backbone: nn.Module,
+        projector: nn.Module,
+        *,
+        mean: Sequence[float] = (0.5,),
+        std: Sequence[float] = (0.25,),
+        frozen: bool = False,
+    ) -> None:
         super().__init__()
         self.backbone, self.projector = backbone, projector
-        self.mean, self.std = tuple(mean), tuple(std)
-        self.register_buffer("_shift", torch.tensor(self.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("_scale", 1 / torch.tensor(self.std).view(-1, 1, 1), persistent=False)
+        self.mean, self.std, self.frozen = tuple(mean), tuple(std), frozen
+        scale = 1 / torch.tensor(self.std).view(-1, 1, 1)
+        self.register_buffer("_scale", scale, persistent=False)
+        self.register_buffer("_shift", -torch.tensor(self.mean).view(-1, 1, 1) * scale, persistent=False)
+        if frozen:
+            backbone.requires_grad_(requires_grad=False).eval()
 
     def forward(self, x: Tensor) -> Embedding:
-        h = self.backbone((x - self._shift) * self._scale)
+        h = self.backbone(self.normalise(x))
         return Embedding(h, self.projector(h))
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Returns ``(x - mean) / std`` of images (B, C, H, W) in [0, 1], with the channels last in memory."""
+        if not x.is_floating_point():
+            raise TypeError(f"an encoder takes images in [0, 1], but got {x.dtype}; write images.float() / 255")
+        if x.ndim != 4 or (len(self._scale) > 1 and x.shape[1] not in (1, len(self._scale))):
+            raise ValueError(f"an encoder of {len(self._scale)} channels takes images (B, C, H, W), but got {tuple(x.shape)}")
+        return torch.addcmul(self._shift, x, self._scale).contiguous(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> "Encoder":  # noqa: FBT001, FBT002
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
 
 
 def layers(model: nn.Module) -> list[str]:
@@ -65,3 +98,81 @@ def layers(model: nn.Module) -> list[str]:
         ['backbone', 'projector', 'projector.0']
     """
     return [name for name, _ in model.named_modules() if name]
+
+
+def main_layers(model: nn.Module) -> list[str]:
+    """Returns the layers worth probing first, from pixels to embedding: stages, ``backbone``, projector blocks, ``projector``.
+
+    Stages are those that the backbone names (``stages``, as :class:`workbench.models.Timm` does: every block of a vision
+    transformer), or else its direct children with parameters. A projector that is the identity has none.
+
+    Arguments:
+        model: An :class:`Encoder`, or any module (a backbone alone, a model of timm), whose stages are then listed.
+
+    Example:
+        >>> from workbench.models.convnet import ConvNet
+        >>> main_layers(Encoder(ConvNet(depth=2), Projector([32, 64, 8])))
+        ['backbone.stage1', 'backbone.stage2', 'backbone', 'projector.0', 'projector']
+    """
+    if not isinstance(model, Encoder):
+        return _stages(model)
+    inside = [f"backbone.{stage}" for stage in _stages(model.backbone)]
+    blocks = [f"projector.{name}" for name, _ in model.projector.named_children()]
+    return [*inside, "backbone", *blocks[:-1], *(["projector"] if blocks else [])]
+
+
+def _stages(backbone: nn.Module) -> list[str]:
+    if hasattr(backbone, "stages") and not isinstance(backbone.stages, nn.Module):
+        return list(backbone.stages)
+    known = getattr(backbone, "feature_info", None)  # timm's list of where features are taken
+    if known:
+        return [entry["module"] for entry in (known if isinstance(known, list) else known.get_dicts())]
+    return [name for name, child in backbone.named_children() if any(True for _ in child.parameters())]
+
+
+def layer_widths(model: nn.Module, *, image_size: int = 32, channels: int = 3, only: Sequence[str] | None = None) -> pd.DataFrame:
+    """Returns what every layer gives for one image: columns ``layer, kind, shape, width, parameters``.
+
+    ``shape`` is that of the output without the batch, ``width`` the number of features that are left when space or tokens are
+    averaged: the channels of a map (C, H, W), the last axis of tokens (T, D).
+
+    Arguments:
+        model: Run once in evaluation mode, on a black image; it is left in the mode that it was in.
+        image_size: In pixels.
+        channels: Of the image.
+        only: The layers; by default :func:`main_layers`.
+
+    Raises:
+        KeyError: If the model has no such layer.
+    """
+    modules = dict(model.named_modules())
+    wanted = list(main_layers(model) if only is None else only)
+    unknown = [name for name in wanted if name not in modules]
+    if unknown:
+        raise KeyError(f"the model has no layer {unknown[0]!r}; main_layers(model) gives {main_layers(model)}, layers(model) all")
+    shapes: dict[str, tuple[int, ...]] = {}
+    hooks = [modules[name].register_forward_hook(_shape_into(shapes, name)) for name in wanted]
+    parameter, training = next(model.parameters(), torch.zeros(0)), model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, channels, image_size, image_size, device=parameter.device))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    rows = []
+    for name in (n for n in wanted if n in shapes):
+        shape, module = shapes[name], modules[name]
+        width = shape[0] if len(shape) == 3 else shape[-1]
+        count = sum(p.numel() for p in module.parameters())
+        rows.append({"layer": name, "kind": type(module).__name__, "shape": shape, "width": width, "parameters": count})
+    return pd.DataFrame(rows, columns=["layer", "kind", "shape", "width", "parameters"])
+
+
+def _shape_into(shapes: dict[str, tuple[int, ...]], name: str) -> object:
+    def hook(module: nn.Module, inputs: tuple, output: object) -> None:
+        tensor = output[0] if isinstance(output, tuple) and output else output
+        if isinstance(tensor, Tensor):
+            shapes[name] = tuple(tensor.shape[1:])
+
+    return hook
