@@ -234,6 +234,7 @@ class Training(Iterator[Step]):
         self.shape = tuple(views(self.images.at([0, 1]), torch.arange(2)).images[0].shape[1:])  # (C, H, W) of a view
         objective.to(self.device)
         objective.read(images.factors)
+        objective.read(images.factors)
         objective.begin(model, sample_embedding(model, *self.shape))
         system = System(model, objective).to(self.device, memory_format=torch.channels_last).train()
         if world() > 1 and self.device.type == "cuda":
