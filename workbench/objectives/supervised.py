@@ -76,7 +76,7 @@ class Supervised(Objective):
                 f"the images have the {self.factor!r} {column[codes.isna()].iloc[0]!r}, which is not among the classes "
                 f"{self.classes}; give the classes, or make a new Supervised for other images."
             )
-        self.labels = torch.from_numpy(codes.to_numpy("int64"))
+        self.labels = torch.tensor(codes.to_numpy("int64"))
 
     def begin(self, model: nn.Module, sample: Embedding) -> None:
         if self.classes is None:
