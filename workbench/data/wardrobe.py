@@ -1,9 +1,12 @@
 """Garments: real photographs of clothes, drawn again under recorded pose, colour, textured background and light.
 
-A garment of Fashion-MNIST with grey values g and silhouette m (its holes filled) is moved by rotation, scale and shift,
+A garment of Fashion-MNIST with grey values g and silhouette m (its small holes filled) is moved by rotation, scale and shift,
 coloured, and laid over a texture that waves between two colours as ``sin(2 pi frequency (u cos angle + v sin angle) + phase)``,
-u to the right and v down from the centre, in image sides; light multiplies the whole. Every number of this is a factor. Plain Fashion-MNIST is
-too easy to show what a representation learned (raw pixels reach .8 by nearest neighbours); here pixels alone reach about .23.
+u to the right and v down from the centre, in image sides; light multiplies the whole. Every number of this is a factor.
+
+Plain Fashion-MNIST is too easy to show what a representation learned: raw pixels reach .8 by nearest neighbours. Here they
+reach about .25, their first 64 principal components .25, a random convolutional network .21 (cosine, 20 neighbours, 10,000
+images to 2,000).
 """
 
 import functools
