@@ -1,0 +1,221 @@
+"""Sums over rows: what every spectral measure needs of a matrix, taken at once or a chunk at a time, in float64.
+
+.. math:: n, \\quad \\mu = \\tfrac1n \\textstyle\\sum_i x_i, \\quad S = \\sum_i (x_i - \\mu)(x_i - \\mu)^\\top
+
+Chunks are merged by the pairwise update, which keeps its digits under a large mean offset.
+
+References:
+    | Chan, Golub, LeVeque, Updating formulae and a pairwise algorithm for computing sample variances (1979), eq. 2.1
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["Moments"]
+
+Matrix = Float[Tensor, "n d"] | Float[np.ndarray, "n d"]
+
+CHUNK = 1 << 23  # entries held in float64 at a time: 64 MB
+
+
+class Moments:
+    """Count, mean and scatter of rows that need never be in memory together; every spectral measure takes it for the matrix.
+
+    Memory is 8 D² bytes, whatever N. It knows nothing below about 1e-8 of the largest singular value, which is enough
+    for every scalar measure, and not for the far end of a logarithmic spectrum.
+
+    Arguments:
+        d: Columns.
+        normalise: Whether each row is divided by its length first (rows of zeros stay zeros), as ``spectrum``,
+            ``selfcluster`` and ``normalised_std`` want.
+
+    Attributes:
+        n: Rows seen.
+        mean: Of the rows (D).
+        scatter: Sum of the outer products of the centred rows (D, D).
+        dtype: Of the rows as they came.
+
+    Example:
+        >>> seen = Moments(512)
+        >>> for chunk in features.chunks("backbone"):
+        ...     seen.update(chunk)
+        >>> rankme(seen)
+    """
+
+    def __init__(self, d: int, *, normalise: bool = False):
+        self.d, self.normalise, self.n, self.dtype = d, normalise, 0, torch.float64
+        self.mean = torch.zeros(d, dtype=torch.float64)
+        self.scatter = torch.zeros(d, d, dtype=torch.float64)
+
+    @classmethod
+    def of(cls, z: Matrix, *, normalise: bool = False) -> "Moments":
+        """Returns the moments of a matrix (N, D), read a chunk at a time; a memory map will do."""
+        return cls(shape(z)[1], normalise=normalise).update(z)
+
+    def update(self, z: Matrix) -> "Moments":
+        """Adds rows (N, D) and returns itself.
+
+        Raises:
+            ValueError: If the rows are not as wide as those before, or not finite; then nothing of the chunk in which
+                they stand is added.
+        """
+        if shape(z)[1] != self.d:
+            raise ValueError(f"these moments are of rows {self.d} wide, but got rows of {shape(z)[1]}.")
+        self.dtype = dtype(z)
+        for x in chunks(z, normalise=self.normalise):
+            mean = x.mean(0)
+            self._add(len(x), mean, gram(x - mean))
+        return self
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Adds the rows that another has seen (on another process, say) and returns itself."""
+        if (other.d, other.normalise) != (self.d, self.normalise):
+            raise ValueError(
+                f"moments of ({self.d}, normalise={self.normalise}) and ({other.d}, normalise={other.normalise}) differ."
+            )
+        self.dtype = other.dtype
+        self._add(other.n, other.mean, other.scatter)
+        return self
+
+    def second(self, *, centre: bool) -> Float[Tensor, "d d"]:
+        """Returns the sum of the outer products of the rows, with or without their mean taken off first."""
+        return self.scatter if centre else self.scatter + self.n * torch.outer(self.mean, self.mean)
+
+    def _add(self, n: int, mean: Tensor, scatter: Tensor) -> None:
+        if self.n == 0:
+            self.n, self.mean, self.scatter = n, mean.clone(), scatter.clone()
+        elif n:
+            apart, both = mean.to(self.mean) - self.mean, self.n + n
+            self.scatter += scatter.to(self.scatter)
+            self.scatter.addmm_(apart[:, None], apart[None], alpha=self.n * n / both)
+            self.mean += apart * (n / both)
+            self.n = both
+
+
+def shape(z: Matrix | Moments) -> tuple[int, int]:
+    """Returns rows and columns, or says what is wrong with ``z``."""
+    if isinstance(z, Moments):
+        if z.n == 0:
+            raise ValueError("these moments have seen no rows; update them first.")
+        return z.n, z.d
+    if not isinstance(z, Tensor | np.ndarray):
+        raise TypeError(f"a measure takes a matrix (samples, dimensions) as a tensor or array, but got {type(z).__name__}.")
+    if z.ndim != 2 or 0 in z.shape:
+        hint = " Average feature maps over space, or flatten them, first." if z.ndim > 2 else ""
+        raise ValueError(f"a measure takes a matrix (samples, dimensions), but got shape {tuple(z.shape)}.{hint}")
+    return z.shape[0], z.shape[1]
+
+
+def dtype(z: Matrix | Moments) -> torch.dtype:
+    """Returns the type whose rounding is in the numbers; whole numbers count as exact."""
+    kind = z.dtype if isinstance(z, Tensor | Moments) else torch.from_numpy(np.empty(0, z.dtype)).dtype
+    if kind.is_complex:
+        raise TypeError("a measure takes real numbers, but got complex ones.")
+    return kind if kind.is_floating_point else torch.float64
+
+
+def chunks(z: Matrix, *, normalise: bool = False, size: int | None = None) -> Iterator[Tensor]:
+    """Yields the rows in float64, some at a time.
+
+    Raises:
+        ValueError: If a row holds NaN or infinity; the message counts them.
+    """
+    n, d = shape(z)
+    dtype(z)
+    size = size or max(CHUNK // d, 256)
+    for start in range(0, n, size):
+        part = z[start : start + size]
+        x = torch.from_numpy(np.array(part, dtype=np.float64)) if isinstance(part, np.ndarray) else _double(part.detach())
+        if not torch.isfinite(x).all():
+            bad = (~torch.isfinite(x).all(1)).nonzero()[:, 0]
+            raise ValueError(
+                f"{len(bad)} of rows {start} to {start + len(x) - 1} are not finite, the first of them row {start + int(bad[0])}: "
+                "NaN or infinity has no spectrum. Find out what made them, or leave the rows out."
+            )
+        yield normalised(x) if normalise else x
+
+
+def normalised(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Returns the rows divided by their lengths; rows of zeros stay zeros."""
+    largest = x.abs().amax(1, keepdim=True)
+    x = x / torch.where(largest > 0, largest, 1)  # so that squares neither vanish nor overflow
+    length = x.norm(dim=1, keepdim=True)
+    return x / torch.where(length > 0, length, 1)
+
+
+def gram(x: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
+    """Returns ``x.T @ x``; on the CPU by numpy, which knows that the result is symmetric and does half the work."""
+    if x.device.type != "cpu":
+        return x.T @ x
+    x = x.numpy()
+    return torch.from_numpy(x.T @ x)
+
+
+def eigenvalues(z: Matrix | Moments, *, centre: bool, normalise: bool = False) -> Float[Tensor, "k"]:
+    """Returns the squared singular values of the matrix, largest first; what round-off alone could make is zero.
+
+    There are min(N, D) of them (D for moments). The smaller of the two Gram matrices is diagonalised in float64, so that
+    singular values are right to about 1e-16 of the largest, squared: those below 1e-7 or so of it are not told from zero.
+    """
+    shared = _shared.get()
+    if shared is None or shared[0] is not z:
+        return _eigenvalues(z, centre=centre, normalise=normalise, known={})
+    key = ("eigenvalues", centre, normalise)
+    if key not in shared[1]:
+        shared[1][key] = _eigenvalues(z, centre=centre, normalise=normalise, known=shared[1])
+    return shared[1][key]
+
+
+def _eigenvalues(z: Matrix | Moments, *, centre: bool, normalise: bool, known: dict) -> Tensor:
+    n, d = shape(z)
+    if n < d and not isinstance(z, Moments):
+        x = torch.cat(list(chunks(z, normalise=normalise)))
+        mean = x.mean(0)
+        second = gram((x - mean if centre else x).T)  # (N, N)
+    else:
+        moments = _moments(z, normalise=normalise, known=known)
+        mean, second = moments.mean, moments.second(centre=centre)
+    if not torch.isfinite(second).all():
+        raise ValueError("the features are finite, but their squares are not: divide them by their largest value first.")
+    value = torch.linalg.eigvalsh(second).flip(0)[: min(n, d)]
+    return torch.where(value > _round_off(value, mean, n), value, 0)
+
+
+def _moments(z: Matrix | Moments, *, normalise: bool, known: dict) -> Moments:
+    if isinstance(z, Moments):
+        if normalise and not z.normalise:
+            raise ValueError(f"this measure is of L2-normalised rows: accumulate them with Moments({z.d}, normalise=True).")
+        return z
+    key = ("moments", normalise)
+    if key not in known:
+        known[key] = Moments.of(z, normalise=normalise)
+    return known[key]
+
+
+def _round_off(value: Tensor, mean: Tensor, n: int) -> Tensor:
+    """What float64 arithmetic may leave where an eigenvalue is zero: of the sums, and of the mean taken off."""
+    eps = torch.finfo(torch.float64).eps
+    return torch.maximum(16 * eps * value[0], 16 * n * (eps * mean.norm()) ** 2)
+
+
+_shared: ContextVar[tuple[object, dict] | None] = ContextVar("shared", default=None)
+
+
+@contextmanager
+def sharing(z: Matrix | Moments) -> Iterator[None]:
+    """While it lasts, measures of this very matrix share its moments and eigenvalues."""
+    token = _shared.set((z, {}))
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def _double(x: Tensor) -> Tensor:
+    return x.cpu().double() if x.device.type == "mps" else x.double()

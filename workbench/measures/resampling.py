@@ -1,0 +1,88 @@
+"""How far a measure moves when other images are drawn: intervals by half-sampling.
+
+The bootstrap draws rows with replacement, so that about a third of them are copies. A copy adds no direction: measures of
+rank then fall below what any sample without copies gives (at N = 2 D a RankMe of 0.93 D reads 0.83 D), and the interval misses the very
+number it is of. So half of the rows are drawn, without replacement. For a statistic that is smooth in the
+rows, the spread of these halves about their own mean is the spread of the full sample about its mean, since
+
+.. math:: \\operatorname{var}(\\text{mean of } m \\text{ of } n \\text{ rows, without replacement}) = \\frac{s^2}{m}\\Big(1 - \\frac mn\\Big) = \\frac{s^2}{n} \\text{ at } m = n/2,
+
+and what changes because there are fewer rows (the bias) cancels in the difference.
+
+References:
+    | A General Theory for Jackknife Variance Estimation (Shao, Wu, 1989): the delete-d jackknife
+    | Subsampling (Politis, Romano, Wolf, 1999), section 2.3
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from workbench.measures.measured import Measured
+from workbench.measures.moments import Matrix, shape
+
+__all__ = ["bootstrap"]
+
+
+def bootstrap(
+    measure: Callable[..., float],
+    z: Matrix,
+    *beside: Sequence | np.ndarray | Tensor | pd.Series,
+    interval: float = 0.95,
+    resamples: int = 200,
+    groups: Sequence | np.ndarray | Tensor | pd.Series | None = None,
+    seed: int = 0,
+) -> Measured:
+    """Returns ``measure(z, *beside)`` with an interval, from measuring random halves of the rows.
+
+    The interval is for the measure's expectation over samples of this size N, not for its limit at infinitely many
+    rows: it says whether two runs measured on N images each differ by more than the choice of images.
+
+    Arguments:
+        measure: A function of a matrix that returns a number.
+        z: Features (N, D), in memory or a memory map.
+        beside: What else the measure takes a row at a time, such as the ``source`` of ``lidar``.
+        interval: Coverage wanted, between 0 and 1.
+        resamples: Halves measured.
+        groups: Which rows stay together (N); ``factors["source"]`` where images have several views.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: If there are fewer than four rows (or groups).
+
+    Example:
+        >>> bootstrap(rankme, torch.randn(500, 32), resamples=50)
+        RankMe 31.53 [31.43, 31.63] (N=500, D=32, entropy of the singular values, uncentred, eps=1e-07)
+    """
+    n, d = shape(z)
+    if not 0 < interval < 1 or resamples < 20:
+        raise ValueError(f"interval must lie between 0 and 1 and resamples be at least 20, but got {interval} and {resamples}.")
+    if not isinstance(z, Tensor | np.ndarray):
+        raise TypeError("an interval needs the rows: moments have forgotten them. Give the matrix, a memory map for instance.")
+    value = measure(z, *beside)
+    value = value if isinstance(value, Measured) else Measured(value, name=getattr(measure, "__name__", "measure"), n=n, d=d)
+    unit = np.arange(n) if groups is None else np.unique(_array(groups), return_inverse=True)[1].reshape(-1)
+    units = int(unit.max()) + 1
+    if units < 4:
+        raise ValueError(f"an interval needs at least 4 rows (or groups) to draw from, but got {units}.")
+    kept, rng = units // 2, np.random.default_rng(seed)
+    halves = np.empty(resamples)
+    for i in range(resamples):
+        drawn = np.zeros(units, dtype=bool)
+        drawn[rng.permutation(units)[:kept]] = True
+        rows = np.flatnonzero(drawn[unit])
+        halves[i] = measure(_take(z, rows), *(_take(b, rows) for b in beside))
+    off = (halves - halves.mean()) * (kept / (units - kept)) ** 0.5
+    low, high = np.quantile(off, [(1 - interval) / 2, (1 + interval) / 2])
+    return value.within(float(value - high), float(value - low))
+
+
+def _array(x: Sequence | np.ndarray | Tensor | pd.Series) -> np.ndarray:
+    return x.cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+
+
+def _take(x: Sequence | np.ndarray | Tensor | pd.Series, rows: np.ndarray) -> np.ndarray | Tensor:
+    return x[torch.from_numpy(rows).to(x.device)] if isinstance(x, Tensor) else np.asarray(x)[rows]
