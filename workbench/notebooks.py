@@ -73,6 +73,28 @@ def reproduce(
     return target
 
 
+def house(folder: str) -> Path:
+    """Returns the folder of that name here, or else beside the package.
+
+    Raises:
+        FileNotFoundError: If neither stands.
+    """
+    for home in (Path.cwd(), Path(__file__).parents[1]):
+        if (home / folder).is_dir():
+            return home / folder
+    raise FileNotFoundError(f"there is no folder {folder}/ here; go to a copy of the repository, which has it")
+
+
+def render(path: Path) -> Path:
+    """Renders an executed notebook as a page beside it and returns the page's path."""
+    from nbconvert import HTMLExporter
+
+    page, _ = HTMLExporter().from_filename(str(path))
+    target = path.with_suffix(".html")
+    target.write_text(page, encoding="utf-8")
+    return target
+
+
 def results(folder: Path, *, since: float = 0.0) -> list[Path]:
     """Returns the tables and pictures in a folder that were written after a time, in seconds since the epoch."""
     return sorted(p for p in folder.glob("*") if p.suffix in RESULTS and p.stat().st_mtime >= since)

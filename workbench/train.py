@@ -31,7 +31,7 @@ from workbench.distributed import mean_over_processes, rank, world
 from workbench.features import digest
 from workbench.lars import LARS
 from workbench.objectives.base import Objective, sample_embedding
-from workbench.runs import Run, weights
+from workbench.run import Run, weights
 from workbench.spec import describe
 
 __all__ = ["NotFinite", "Step", "Trainer", "Training"]

@@ -1,6 +1,7 @@
 """Pictures of pictures: one sheet of images in rows and columns, with captions."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import holoviews as hv
 import numpy as np
@@ -60,7 +61,7 @@ def image_grid(
     headings: Sequence[str] | None = None,
     size: int = 72,
     title: str = "",
-    **options: object,
+    **options: Any,
 ) -> hv.Overlay:
     """Images in rows and columns, as one picture, each pixel drawn as a square.
 

@@ -4,8 +4,8 @@ The spectrum plot is that of Jing, Vincent, LeCun, Tian: Understanding dimension
 learning (ICLR 2022, figures 2, 3 and 6), with the floor of the arithmetic drawn, below which nothing is physics.
 """
 
-from collections.abc import Hashable, Sequence
-from typing import Literal
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Literal
 
 import holoviews as hv
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 
 from workbench.figures import theme
 
-__all__ = ["float32_floor", "spectra", "training_curves"]
+__all__ = ["float32_floor", "spectra", "spectra_range", "training_curves"]
 
 EPSILON = float(np.finfo(np.float32).eps)
 
@@ -32,16 +32,29 @@ def float32_floor(values: np.ndarray | pd.Series, *, power: int = 2) -> float:
     return float(np.max(values)) * EPSILON**power
 
 
+def spectra_range(values: pd.Series, floor: float | None = None) -> tuple[float, float]:
+    """Returns the range of a log axis that holds the values, and the floor where they come within six decades of it."""
+    values = values[values > 0]
+    if values.empty:
+        return 1e-3, 1.0
+    low = values.min()
+    if floor and low < floor * 1e6:
+        low = floor
+    return low / 5, values.max() * 3
+
+
 def spectra(
     table: pd.DataFrame,
     *,
     by: str = "layer",
+    dash: str | None = None,
     floor: float | Literal["float32"] | None = "float32",
+    marks: Mapping[str, float] | None = None,
     quantity: str = "eigenvalue of the covariance",
-    colours: dict[Hashable, str] | None = None,
+    colours: Mapping[Hashable, str] | None = None,
     ylim: tuple[float, float] | None = None,
     title: str = "",
-    **options: object,
+    **options: Any,
 ) -> hv.Overlay:
     """Sorted values against their rank on a log axis, a curve for each value of ``by``; over seeds, mean and spread.
 
@@ -49,107 +62,35 @@ def spectra(
         table: Columns ``rank`` (from 1), ``value`` and ``by``; where there is a column ``seed``, the curve is the geometric
             mean over seeds and the band one standard deviation of the logarithm to either side.
         by: What the curves differ in: ``layer``, ``step``, ``run`` or any other column.
-        floor: Drawn as a dashed line: a number, ``"float32"`` (see :func:`float32_floor`), or None for no line. Values at
-            or below zero, which a log axis cannot show, are drawn half a decade below the floor.
+        dash: A second column in which they may differ: its first value is drawn solid, the next dashed, then dotted.
+        floor: Drawn as a dashed line: a number, ``"float32"`` (see :func:`float32_floor`), or None for no line. Values below
+            it, and those that a log axis cannot show, are drawn at a third of it.
+        marks: Further dashed lines, by their words.
         quantity: What ``value`` is, for the axis.
         colours: By value of ``by``; those of :func:`palette` where None.
-        ylim: Range of the values; from the data and, where they come near, the floor.
+        ylim: Range of the values; by default :func:`spectra_range`.
         title: What the figure shows, as a statement.
-        options: Further HoloViews options, such as ``width``.
+        options: Further HoloViews options, such as ``width`` and ``height`` of the frame.
 
     Raises:
         KeyError: If the table lacks a column.
         ValueError: If the table is empty or holds several spectra for one curve.
     """
     theme.ready()
-    theme.need(table.columns, ["rank", "value", by], "spectra")
-    if table.empty:
-        raise ValueError("spectra got a table without rows; take the spectrum of at least one layer")
-    one = [by, "rank", *(["seed"] if "seed" in table else [])]
+    theme.need(table, [by, *([dash] if dash else []), "rank", "value"], "spectra")
+    one = [by, "rank", *[c for c in (dash, "seed") if c in table]]
     if table.duplicated(one).any():
-        others = [c for c in table if c not in (*one, "value") and table[c].nunique() > 1]
-        raise ValueError(
-            f"several values for one {' and '.join(one)}: choose one value of {others or 'the other columns'}, or change by={by!r}"
-        )
-    bottom = float32_floor(table.value) if floor == "float32" else floor
-    positive = table.value[table.value > 0]
-    least = bottom / 3 if bottom else (positive.min() / 3 if len(positive) else 1e-30)
-    kinds = list(dict.fromkeys(table[by]))
-    colours = colours or theme.palette(kinds, by)
-    shown = set(kinds) if len(kinds) <= 8 else {kinds[round(i)] for i in np.linspace(0, len(kinds) - 1, 6)}
-    parts = []
-    for kind in kinds:
-        curve = _over_seeds(table[table[by] == kind], "rank", "value", least)
-        parts += _line(curve, "rank", by, kind, colours[kind], legend=kind in shown and len(kinds) > 1)
-    if bottom:
-        parts += _floor(bottom, int(table["rank"].max()), "float32 floor" if floor == "float32" else "numerical floor")
-    ylim = ylim or spectra_range(table.value, bottom)
-    top = int(table["rank"].max())
-    return theme.frame(
-        hv.Overlay(parts),
-        title=title,
-        logy=True,
-        xlabel="rank",
-        ylabel=quantity,
-        ylim=ylim,
-        xlim=(0.5, top + 0.5),
-        legend_opts={"title": by},
-        **options,
-    )
-
-
-def spectra_range(values: pd.Series, floor: float | None) -> tuple[float, float]:
-    """Returns the range of a log axis that holds the values, and the floor where they come within six decades of it."""
-    values = values[values > 0]
-    if values.empty:
-        return 1e-3, 1.0
-    low = values.min()
-    if floor:
-        low = floor if low < floor * 1e6 else low
-    return low / 5, values.max() * 3
-
-
-def _over_seeds(table: pd.DataFrame, x: str, y: str, least: float | None) -> pd.DataFrame:
-    """Columns x, middle, below, above: mean and one standard deviation over seeds, of the logarithm where ``least`` is given."""
-    values = table[y].astype(float)
-    values = np.log(values.clip(lower=least)) if least else values
-    groups = values.groupby(table[x])
-    middle, spread = groups.mean(), groups.std(ddof=1).fillna(0)
-    out = pd.DataFrame(
-        {"middle": middle, "low": middle - spread, "high": middle + spread, "spread": spread, "seeds": groups.size()}
-    )
-    if least:
-        out[["middle", "low", "high"]] = np.exp(out[["middle", "low", "high"]])
-    out["below"], out["above"] = out.middle - out.low, out.high - out.middle
-    return out.rename_axis(x).reset_index()
-
-
-def _line(
-    curve: pd.DataFrame, x: str, by: str, kind: Hashable, colour: str, *, legend: bool, points: int = 32
-) -> list[hv.Element]:
-    """One curve with its band, and its points where there are few."""
-    curve = curve.assign(**{by: str(kind)})
-    value = "@middle{0.000e+0}" if legend is not None else "@middle"
-    tips = [(by, f"@{{{by}}}"), (x, f"@{{{x}}}{{0,0}}"), ("value", value)]
-    parts = []
-    if (curve.seeds > 1).any():
-        tips.append(("seeds", "@seeds"))
-        band = hv.Spread(curve, x, ["middle", "below", "above"], label=str(kind))
-        parts.append(band.opts(color=colour, fill_alpha=0.18, line_alpha=0, show_legend=False, muted_alpha=0.03))
-    line = hv.Curve(curve, x, ["middle", by, "seeds"], label=str(kind))
-    parts.append(
-        line.opts(color=colour, line_width=2.6, muted_alpha=0.12, show_legend=legend, tools=["hover"], hover_tooltips=tips)
-    )
-    if len(curve) <= points:
-        dots = hv.Scatter(curve, x, ["middle", by, "seeds"], label=str(kind))
-        parts.append(dots.opts(color=colour, size=6, muted_alpha=0.12, show_legend=False))
-    return parts
-
-
-def _floor(value: float, last: int, words: str) -> list[hv.Element]:
-    line = hv.HLine(value, label="floor").opts(color=theme.QUIET, line_dash="dashed", line_width=1.6, show_legend=False)
-    note = hv.Text(0.5 + last * 0.02, value * 1.2, f"{words}, {value:.0e}", halign="left", valign="bottom")
-    return [line, note.opts(color=theme.QUIET, text_font_size=theme.SIZE["note"])]
+        others = [c for c in table if c not in (*one, "value") and table[c].nunique() > 1] or "the other columns"
+        raise ValueError(f"several values for one {' and '.join(one)}: choose one value of {others}, or change by={by!r}")
+    floor = float32_floor(table["value"]) if floor == "float32" else floor
+    positive = table["value"][table["value"] > 0]
+    least = floor / 3 if floor else float(positive.min(skipna=True)) / 3 if len(positive) else 1e-30
+    last = int(table["rank"].max())
+    parts = _lines(table, "rank", "value", by, dash, colours, least=least, points=32)
+    marks = dict(marks or {}) | ({f"numerical floor {floor:.0e}": floor} if floor else {})
+    parts += [part for words, value in marks.items() for part in _level(value, words, last)]
+    looks = {"ylim": ylim or spectra_range(table["value"], floor), "xlim": (0.5, last + 0.5)} | options
+    return theme.frame(hv.Overlay(parts), title=title, legend=by, logy=True, xlabel="rank", ylabel=quantity, **looks)
 
 
 def training_curves(
@@ -157,11 +98,12 @@ def training_curves(
     *,
     values: Sequence[str] = ("loss",),
     by: str = "run",
+    dash: str | None = None,
     x: str = "step",
-    colours: dict[Hashable, str] | None = None,
+    colours: Mapping[Hashable, str] | None = None,
     marker: float | None = None,
     title: str = "",
-    **options: object,
+    **options: Any,
 ) -> hv.Layout | hv.Overlay:
     """What runs logged against their steps, a plot for each of ``values``, a curve for each value of ``by``.
 
@@ -170,36 +112,96 @@ def training_curves(
             is a column ``seed``, the curve is the mean over seeds and the band one standard deviation to either side.
         values: Columns to draw, each in its own plot; rows where a column is empty are left out of its plot.
         by: What the curves differ in.
+        dash: A second column in which they may differ: its first value is drawn solid, the next dashed, then dotted.
         x: Column of the horizontal axis.
         colours: By value of ``by``.
         marker: Draws a vertical line at this ``x``.
-        title: What the figure shows, as a statement; over the first plot.
-        options: Further HoloViews options, such as ``width``.
+        title: What the figure shows, as a statement.
+        options: Further HoloViews options, such as ``width``, ``logx`` or ``ylim``.
 
     Raises:
         KeyError: If the table lacks a column.
         ValueError: If the table is empty.
     """
     theme.ready()
-    theme.need(metrics.columns, [x, *values], "training_curves")
-    if metrics.empty:
-        raise ValueError("training_curves got a table without rows; nothing was logged yet")
     metrics = metrics if by in metrics else metrics.assign(**{by: ""})
-    kinds = list(dict.fromkeys(metrics[by]))
-    colours = colours or theme.palette(kinds, by)
+    theme.need(metrics, [x, *values, *([dash] if dash else [])], "training_curves")
     plots = []
     for i, name in enumerate(values):
-        rows = metrics.dropna(subset=[name])
-        parts = []
-        for kind in kinds:
-            curve = _over_seeds(rows[rows[by] == kind], x, name, None)
-            if len(curve):
-                parts += _line(curve, x, by, kind, colours[kind], legend=len(kinds) > 1 and i == len(values) - 1, points=24)
+        parts = _lines(metrics.dropna(subset=[name]), x, name, by, dash, colours or theme.palette(_kinds(metrics, by), by))
+        parts = parts or [hv.Curve([], x, "middle").opts(show_legend=False)]
         if marker is not None:
-            parts.append(hv.VLine(marker).opts(color=theme.INK, line_width=1.4, line_dash="dotted"))
-        if not parts:
-            parts = [hv.Curve([], x, "middle")]
-        sized = {"width": 380, "height": 260} | options if len(values) > 1 else options
-        sized |= {"title": title if len(values) == 1 else ""}
-        plots.append(theme.frame(hv.Overlay(parts), xlabel=x, ylabel=name, legend_opts={"title": by}, **sized))
+            parts.append(hv.VLine(marker).opts(color=theme.INK, line_width=1.4, line_dash="dotted", show_legend=False))
+        looks = {"width": 380, "height": 260, "show_legend": i == len(values) - 1} if len(values) > 1 else {"title": title}
+        plots.append(theme.frame(hv.Overlay(parts), legend=by, xlabel=x, ylabel=name, **(looks | options)))
     return plots[0] if len(plots) == 1 else theme.row(plots, title=title)
+
+
+def _kinds(table: pd.DataFrame, column: str | None) -> list[Hashable]:
+    return list(dict.fromkeys(table[column])) if column else [None]
+
+
+def _lines(
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    by: str,
+    dash: str | None,
+    colours: Mapping[Hashable, str] | None,
+    *,
+    least: float | None = None,
+    points: int = 24,
+) -> list[hv.Element]:
+    """The curves of all kinds, and of all dashes, with a legend of at most eight of the solid ones."""
+    kinds = _kinds(table, by)
+    colours = colours or theme.palette(kinds, by)
+    named = set(kinds) if len(kinds) <= 8 else {kinds[round(i)] for i in np.linspace(0, len(kinds) - 1, 6)}
+    parts = []
+    for style, which in zip(theme.DASHES, _kinds(table, dash), strict=False):
+        for kind in kinds:
+            rows = table[(table[by] == kind) & ((table[dash] == which) if dash else True)]
+            curve = _over_seeds(rows, x, y, least).assign(**{by: str(kind)}).astype({by: object})
+            legend = kind in named and len(kinds) > 1 and style == "solid"
+            if len(rows):
+                label = f"{kind} " if style == "solid" else f"{kind} ({which})"
+                number = "0.000e+0" if least else "0.0000"
+                parts += _line(
+                    curve, x, by, label.strip(), number, color=colours[kind], line_dash=style, show_legend=legend, points=points
+                )
+    return parts
+
+
+def _over_seeds(table: pd.DataFrame, x: str, y: str, least: float | None) -> pd.DataFrame:
+    """Columns x, middle, below, above, seeds: mean and deviation over seeds, of the logarithm if ``least``."""
+    values = table[y].astype(float)
+    groups = (np.log(values.clip(lower=least)) if least else values).groupby(table[x])
+    middle, spread = groups.mean(), groups.std(ddof=1).fillna(0)
+    back = np.exp if least else np.asarray
+    out = pd.DataFrame({"middle": back(middle), "seeds": groups.size()}, index=middle.index)
+    out["below"] = out["middle"] - back(middle - spread)
+    out["above"] = back(middle + spread) - out["middle"]
+    return out.rename_axis(x).reset_index()
+
+
+def _line(
+    curve: pd.DataFrame, x: str, by: str, label: str, number: str, *, color: str, line_dash: str, show_legend: bool, points: int
+) -> list[hv.Element]:
+    """One curve with its band, where there are seeds, and its points, where there are few."""
+    tips = [(by, f"@{{{by}}}"), (x, f"@{{{x}}}{{0,0}}"), ("value", f"@middle{{{number}}}"), ("seeds", "@seeds")]
+    parts = []
+    if (curve["seeds"] > 1).any():
+        band = hv.Spread(curve, x, ["middle", "below", "above"], label=label)
+        parts.append(band.opts(color=color, fill_alpha=0.18, line_alpha=0, show_legend=False, muted_alpha=0.03))
+    looks = {"color": color, "muted_alpha": 0.12}
+    line = hv.Curve(curve, x, ["middle", by, "seeds"], label=label)
+    line = line.opts(line_width=2.6, line_dash=line_dash, show_legend=show_legend, tools=["hover"], hover_tooltips=tips, **looks)
+    parts.append(line)
+    if len(curve) <= points:
+        parts.append(hv.Scatter(curve, x, ["middle", by, "seeds"], label=label).opts(size=6, show_legend=False, **looks))
+    return parts
+
+
+def _level(value: float, words: str, last: int) -> list[hv.Element]:
+    line = hv.HLine(value, label="level").opts(color=theme.QUIET, line_dash="dashed", line_width=1.6, show_legend=False)
+    note = hv.Text(0.5 + last * 0.02, value * 1.2, words, halign="left", valign="bottom")
+    return [line, note.opts(color=theme.QUIET, text_font_size=theme.SIZE["note"])]

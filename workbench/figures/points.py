@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import holoviews as hv
 import numpy as np
@@ -55,7 +55,7 @@ def embedding_map(
     thumbnails: int = 2_000,
     selected: np.ndarray | list[int] | None = None,
     title: str = "",
-    **options: object,
+    **options: Any,
 ) -> hv.Element:
     """A point a row, coloured by a factor; the image of the point under the mouse is shown beside it.
 
@@ -91,8 +91,12 @@ def embedding_map(
     if images is not None and len(xy) <= thumbnails:
         table["image"] = [_data_url(i) for i in _channels_last(np.asarray(images))]
     points = hv.Points(table, ["x", "y"], [c for c in table if c not in ("x", "y")])
-    looks = dict(size=5, alpha=0.75, line_color=None, nonselection_color="#C4CBD3", nonselection_alpha=0.25, selection_alpha=1.0)
-    looks |= dict(tools=["hover", "lasso_select", "box_select", "tap"], hover_tooltips=_card(tips) if "image" in table else tips)
+    looks = {"size": 5, "alpha": 0.75, "line_color": None, "selection_alpha": 1.0}
+    looks |= {"nonselection_fill_color": theme.GREY, "nonselection_fill_alpha": 0.35}
+    looks |= {
+        "tools": ["hover", "lasso_select", "box_select", "tap"],
+        "hover_tooltips": _card(tips) if "image" in table else tips,
+    }
     if selected is not None:
         looks["selected"] = [int(i) for i in selected]
     return theme.frame(

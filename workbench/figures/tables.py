@@ -1,5 +1,7 @@
 """Tables and matrices as heat-maps with their numbers printed."""
 
+from typing import Any
+
 import holoviews as hv
 import numpy as np
 import pandas as pd
@@ -17,7 +19,7 @@ def layer_table(
     value: str = "value",
     digits: int = 3,
     title: str = "",
-    **options: object,
+    **options: Any,
 ) -> hv.Overlay:
     """A row a layer, a column a measure (or factor), the numbers printed, each column coloured from its least to its greatest.
 
@@ -33,9 +35,7 @@ def layer_table(
         ValueError: If the table is empty.
     """
     theme.ready()
-    theme.need(table.columns, [rows, columns, value], "layer_table")
-    if table.empty:
-        raise ValueError("layer_table got a table without rows; measure at least one layer")
+    theme.need(table, [rows, columns, value], "layer_table")
     cells = table.groupby([rows, columns], sort=False, observed=True)[value].agg(["mean", "std", "size"]).reset_index()
     spans = cells.groupby(columns, observed=True)["mean"].agg(["min", "max"]).loc[cells[columns]].to_numpy()
     width = spans[:, 1] - spans[:, 0]
@@ -69,7 +69,7 @@ def alignment_map(
     xlabel: str = "left singular vector of the first layer",
     ylabel: str = "right singular vector of the second layer",
     title: str = "",
-    **options: object,
+    **options: Any,
 ) -> hv.HeatMap:
     """The absolute values of an alignment matrix, from 0 (white) to 1, first row on top.
 
@@ -89,7 +89,12 @@ def alignment_map(
     n, m = matrix.shape
     image = hv.Image((np.arange(1, m + 1), np.arange(1, n + 1), matrix), ["column", "row"], "|cosine|")
     size = {"width": 340, "height": round(340 * n / m)} | options
-    return theme.frame(
-        image, title=title, cmap=list(theme.DEEP), clim=(0, 1), colorbar=True, colorbar_position="right", invert_yaxis=True, xlabel=xlabel, ylabel=ylabel,
-        tools=["hover"], hooks=[theme.bare], **size,
-    )  # fmt: skip
+    looks = {
+        "cmap": list(theme.DEEP),
+        "clim": (0, 1),
+        "colorbar": True,
+        "invert_yaxis": True,
+        "tools": ["hover"],
+        "hooks": [theme.bare],
+    }
+    return theme.frame(image, title=title, xlabel=xlabel, ylabel=ylabel, **(looks | size))

@@ -5,37 +5,28 @@ order (layer depth, training step) takes a part of viridis or plasma that is dar
 """
 
 import functools
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import holoviews as hv
 import holoviews.plotting.bokeh
+import pandas as pd
 from bokeh.models import ColorBar, Legend, Plot, Text
 from bokeh.palettes import Blues256, Plasma256, Viridis256
 
 __all__ = ["palette"]
 
-CATEGORIES = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#7F3C8D",
-    "#4D4D4D",
-    "#8FB300",
-    "#8B4513",
-    "#00B8A9",
-    "#A0003A",
-)
-INK, QUIET, GRID, PAPER = "#1F2933", "#6B7785", "#E4E7EB", "#FFFFFF"
-FONT = "Helvetica"
-SIZE = {"title": "17px", "label": "15px", "tick": "13px", "legend": "14px", "note": "13px"}
-WIDTH, HEIGHT = 560, 380
+# Okabe and Ito without yellow, which white paper swallows; from the ninth on, darker relatives
+CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#4D4D4D")
+CATEGORIES += ("#8FB300", "#8B4513", "#00B8A9", "#A0003A")
+RAMPS = {"layer": Viridis256[8:205], "rank": Viridis256[8:205], "step": Plasma256[0:200]}
 PALE = tuple(reversed(Blues256[130:]))  # white to a blue on which black numbers can be read
 DEEP = tuple(reversed(Blues256))
-RAMPS = {"layer": Viridis256[8:205], "step": Plasma256[0:200], "depth": Viridis256[8:205]}
+INK, QUIET, GREY, GRID, PAPER = "#1F2933", "#6B7785", "#C4CBD3", "#E4E7EB", "#FFFFFF"
+FONT = "Helvetica"
+SIZE = {"title": "17px", "label": "15px", "tick": "13px", "legend": "14px", "note": "13px"}
+DASHES = ("solid", "dashed", "dotted", "dashdot")
+WIDTH, HEIGHT = 560, 380
 
 
 def palette(values: Sequence[Hashable], kind: str = "run") -> dict[Hashable, str]:
@@ -43,7 +34,7 @@ def palette(values: Sequence[Hashable], kind: str = "run") -> dict[Hashable, str
 
     Arguments:
         values: What the colours stand for.
-        kind: The column that they come from: ``layer``, ``step`` and ``depth`` have an order and take a sequence of colours,
+        kind: The column that they come from: ``layer``, ``step`` and ``rank`` have an order and take a sequence of colours,
             all else takes categories (beyond twelve they repeat).
 
     Example:
@@ -57,40 +48,73 @@ def palette(values: Sequence[Hashable], kind: str = "run") -> dict[Hashable, str
     return {v: ramp[round(i / last * (len(ramp) - 1))] for i, v in enumerate(values)}
 
 
+def frame(
+    figure: Any,
+    *,
+    title: str = "",
+    legend: str | None = None,
+    width: int = WIDTH,
+    height: int = HEIGHT,
+    hooks: Sequence[Any] = (),
+    **options: Any,
+) -> Any:
+    """Returns a HoloViews figure in the project's looks.
+
+    Arguments:
+        figure: An element or an overlay.
+        title: What it shows, as a statement.
+        legend: What its entries are; a legend stands to the right, where it catches no clicks.
+        width, height: Of the frame between the axes, in screen pixels; ``responsive=True`` fills the width there is.
+        hooks: Further hooks than :func:`dress`.
+        options: Of HoloViews.
+    """
+    if isinstance(figure, hv.Overlay):
+        options = {"legend_position": "right", "legend_opts": {"title": legend or ""}} | options
+    size = {"height": height} if options.get("responsive") else {"frame_width": width, "frame_height": height}
+    return figure.opts(title=title, hooks=[dress, *hooks], shared_axes=False, backend="bokeh", **(size | options))
+
+
+def row(figures: Sequence[Any], *, title: str = "", columns: int = 3) -> hv.Layout:
+    """Returns small figures side by side under one title."""
+    layout = hv.Layout(list(figures)).cols(min(columns, len(figures)))
+    return layout.opts(title=title, fontsize={"title": SIZE["title"]}, shared_axes=False, toolbar=None, backend="bokeh")
+
+
 def dress(plot: Any, element: Any) -> None:
     """The hook that every figure carries: fonts, axes and legend of the Bokeh figure that HoloViews made."""
     figure = plot.handles.get("plot", plot.state)
     if not isinstance(figure, Plot):
         return
-    figure.background_fill_color = figure.border_fill_color = PAPER
-    figure.outline_line_color = None
-    figure.sizing_mode = None if figure.sizing_mode == "fixed" else figure.sizing_mode  # else Bokeh warns about frame_width
-    figure.title.update(
-        text_font=FONT, text_font_size=SIZE["title"], text_font_style="bold", text_color=INK, offset=0, standoff=12
-    )
-    figure.title_location = "above"
+    figure.update(background_fill_color=PAPER, border_fill_color=PAPER, outline_line_color=None)
+    if figure.sizing_mode == "fixed":
+        figure.sizing_mode = None  # else Bokeh warns that frame_width is no width
+    figure.title.update(text_font=FONT, text_font_size=SIZE["title"], text_font_style="bold", text_color=INK, standoff=12)
+    figure.grid.grid_line_color = GRID
+    figure.toolbar.update(logo=None, autohide=True)
     for axis in figure.axis:
         axis.update(axis_label_text_font=FONT, axis_label_text_font_size=SIZE["label"], axis_label_text_font_style="normal")
         axis.update(axis_label_text_color=INK, major_label_text_font=FONT, major_label_text_font_size=SIZE["tick"])
         axis.update(major_label_text_color=INK, axis_line_color=QUIET, major_tick_line_color=QUIET, minor_tick_line_color=None)
         axis.update(major_tick_in=0, axis_label_standoff=8)
-    figure.grid.grid_line_color = GRID
-    figure.toolbar.update(logo=None, autohide=True)
     for text in figure.select(Text):
         text.text_font = {"value": FONT}
     for bar in figure.select(ColorBar):
-        bar.update(
-            major_label_text_font=FONT,
-            major_label_text_font_size=SIZE["tick"],
-            title_text_font=FONT,
-            title_text_font_style="normal",
-        )
-        bar.update(title_text_font_size=SIZE["legend"], bar_line_color=None, major_tick_line_color=None, width=14)
+        bar.update(major_label_text_font=FONT, major_label_text_font_size=SIZE["tick"], bar_line_color=None, width=14)
+        bar.update(title_text_font=FONT, title_text_font_style="normal", title_text_font_size=SIZE["legend"])
     for legend in figure.select(Legend):
-        legend.update(label_text_font=FONT, label_text_font_size=SIZE["legend"], label_text_color=INK, border_line_color=None)
-        legend.update(background_fill_alpha=0, click_policy="mute", glyph_width=22, spacing=2, padding=4, margin=4)
-        legend.update(location="top_left" if legend in figure.right else legend.location, inactive_fill_alpha=0)
-        legend.update(title_text_font=FONT, title_text_font_size=SIZE["legend"], title_text_color=QUIET)
+        _legend(figure, legend)
+
+
+def _legend(figure: Plot, legend: Legend) -> None:
+    if legend in figure.center:  # there it would catch the mouse
+        figure.center = [x for x in figure.center if x is not legend]
+        figure.add_layout(legend, "right")
+    legend.update(label_text_font=FONT, label_text_font_size=SIZE["legend"], label_text_color=INK, border_line_color=None)
+    legend.update(background_fill_alpha=0, inactive_fill_alpha=0, click_policy="mute", location="top_left")
+    legend.update(glyph_width=22, spacing=2, padding=4, margin=4)
+    legend.update(
+        title_text_font=FONT, title_text_font_size=SIZE["legend"], title_text_color=QUIET, title_text_font_style="normal"
+    )
 
 
 def bare(plot: Any, element: Any) -> None:
@@ -101,21 +125,6 @@ def bare(plot: Any, element: Any) -> None:
         axis.update(axis_line_color=None, major_tick_line_color=None)
 
 
-def frame(
-    figure: Any, *, title: str = "", width: int = WIDTH, height: int = HEIGHT, hooks: Sequence[Any] = (), **options: Any
-) -> Any:
-    """Returns a HoloViews figure in the project's looks, with the title that states what it shows."""
-    extra = {"legend_position": "right"} if isinstance(figure, hv.Overlay) else {}
-    options = extra | {"frame_width": width, "frame_height": height} | options
-    return figure.opts(title=title, hooks=[dress, *hooks], shared_axes=False, backend="bokeh", **options)
-
-
-def row(figures: Sequence[Any], *, title: str = "", columns: int = 3) -> hv.Layout:
-    """Returns small figures side by side under one title."""
-    layout = hv.Layout(list(figures)).cols(min(columns, len(figures)))
-    return layout.opts(title=title, fontsize={"title": SIZE["title"]}, shared_axes=False, toolbar=None, backend="bokeh")
-
-
 @functools.cache
 def ready() -> None:
     """Makes Bokeh the backend that draws, once; canvas and not WebGL, so that any machine shows the same picture."""
@@ -123,8 +132,10 @@ def ready() -> None:
     hv.renderer("bokeh").webgl = False
 
 
-def need(columns: Sequence[str], wanted: Sequence[str], figure: str) -> None:
-    """Raises KeyError, in the words of every figure, if a table lacks a column."""
-    missing = [c for c in wanted if c not in columns]
+def need(table: pd.DataFrame, wanted: Iterable[str], figure: str) -> None:
+    """Raises KeyError if a table lacks a column, ValueError if it has no rows, in the words of every figure."""
+    missing = [c for c in wanted if c not in table]
     if missing:
-        raise KeyError(f"{figure} needs the columns {list(wanted)}, but {missing} are missing; the table has {list(columns)}")
+        raise KeyError(f"{figure} needs the columns {list(wanted)}, but {missing} are missing; the table has {list(table)}")
+    if table.empty:
+        raise ValueError(f"{figure} got a table without rows; nothing was measured or logged yet")

@@ -48,7 +48,7 @@ class Moments:
         >>> rankme(seen)
     """
 
-    def __init__(self, d: int, *, normalise: bool = False):
+    def __init__(self, d: int, *, normalise: bool = False) -> None:
         self.d, self.normalise, self.n, self.dtype = d, normalise, 0, torch.float64
         self.mean = torch.zeros(d, dtype=torch.float64)
         self.scatter = torch.zeros(d, d, dtype=torch.float64)
@@ -77,7 +77,8 @@ class Moments:
         """Adds the rows that another has seen (on another process, say) and returns itself."""
         if (other.d, other.normalise) != (self.d, self.normalise):
             raise ValueError(
-                f"moments of ({self.d}, normalise={self.normalise}) and ({other.d}, normalise={other.normalise}) differ."
+                f"moments of {self.d} columns, normalise={self.normalise}, do not add to moments of {other.d}, "
+                f"normalise={other.normalise}."
             )
         self.dtype = other.dtype
         self._add(other.n, other.mean, other.scatter)
@@ -135,8 +136,8 @@ def chunks(z: Matrix, *, normalise: bool = False, size: int | None = None) -> It
         if not torch.isfinite(x).all():
             bad = (~torch.isfinite(x).all(1)).nonzero()[:, 0]
             raise ValueError(
-                f"{len(bad)} of rows {start} to {start + len(x) - 1} are not finite, the first of them row {start + int(bad[0])}: "
-                "NaN or infinity has no spectrum. Find out what made them, or leave the rows out."
+                f"{len(bad)} of rows {start} to {start + len(x) - 1} hold NaN or infinity, first row {start + int(bad[0])}: "
+                "no measure is defined of them. Find out what made them, or leave the rows out."
             )
         yield normalised(x) if normalise else x
 

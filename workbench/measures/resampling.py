@@ -1,13 +1,15 @@
-"""How far a measure moves when other images are drawn: intervals by half-sampling.
+r"""How far a measure moves when other images are drawn: intervals by half-sampling.
 
-The bootstrap draws rows with replacement, so that about a third of them are copies. A copy adds no direction: measures of
-rank then fall below what any sample without copies gives (at N = 2 D a RankMe of 0.93 D reads 0.83 D), and the interval misses the very
-number it is of. So half of the rows are drawn, without replacement. For a statistic that is smooth in the
-rows, the spread of these halves about their own mean is the spread of the full sample about its mean, since
+The bootstrap draws rows with replacement, so that about a third of them are copies. A copy adds no direction: measures
+of rank then fall below what any sample without copies gives, and the interval misses the very number it is of. So half of
+the rows are drawn, without replacement. For a statistic that is smooth in the rows, the spread of these halves about
+their own mean is the spread of the full sample about its mean, as it is for a mean,
 
-.. math:: \\operatorname{var}(\\text{mean of } m \\text{ of } n \\text{ rows, without replacement}) = \\frac{s^2}{m}\\Big(1 - \\frac mn\\Big) = \\frac{s^2}{n} \\text{ at } m = n/2,
+.. math:: \operatorname{var}(\text{mean of } m \text{ of } n \text{ rows}) = \frac{s^2}{m} \Big(1 - \frac{m}{n}\Big)
+          = \frac{s^2}{n} \quad \text{at } m = n / 2,
 
-and what changes because there are fewer rows (the bias) cancels in the difference.
+and what changes because there are fewer rows (the bias) cancels in the difference. Where a measure does not change to
+first order (the rank of perfectly isotropic features) the interval is wider than it need be.
 
 References:
     | A General Theory for Jackknife Variance Estimation (Shao, Wu, 1989): the delete-d jackknife

@@ -4,7 +4,8 @@ r"""Measures of a representation's spectrum, of a matrix :math:`Z` (N samples, D
 of the centred matrix: the eigenvalues of its covariance, in the order of size. Every one of these numbers grows with N
 until N is well above D: compare at equal N and D, and take :math:`N \ge 10 D`. On one spectrum (centred),
 
-.. math:: \text{numerical rank} \ge \text{RankMe} \ge \text{effective rank of } \lambda \ge \text{participation ratio} \ge \text{NESum} \ge 1.
+.. math:: \text{numerical rank} \ge \text{RankMe} \ge \text{effective rank of } \lambda
+          \ge \text{participation ratio} \ge \text{NESum} \ge 1.
 
 A matrix without any direction (every eigenvalue zero: constant features, or a single row, centred) has the value 0, and
 a warning says so. All arithmetic is in float64. The features may be a tensor, an array or :class:`Moments`.
@@ -62,7 +63,8 @@ def spectrum(z: Matrix | Moments, *, normalise: bool = True, centre: bool = True
     value = singular_values(z, centre=centre, normalise=normalise).square() / max(n - 1, 1)
     table = pd.DataFrame({"rank": range(1, len(value) + 1), "value": value.cpu().numpy()})
     how = f"eigenvalues of the {'covariance' if centre else 'second moment'}, {_rows(z, normalise=normalise)}"
-    table.attrs = {"n": n, "d": d, "convention": how, "floor": _floor(z, normalise, float(value[0]) ** 2 / max(n - 1, 1))}
+    top = float(value[0]) ** 2 / max(n - 1, 1)
+    table.attrs = {"n": n, "d": d, "convention": how, "floor": _floor(z, normalise=normalise, top=top)}
     return table
 
 
@@ -89,8 +91,8 @@ def singular_values(z: Matrix | Moments, *, centre: bool = False, normalise: boo
 def numerical_floor(z: Matrix | Moments, *, normalise: bool = True) -> float:
     r"""Returns the eigenvalue of the covariance under which nothing is known, because the features were rounded.
 
-    A number x stored with machine epsilon :math:`\epsilon` is rounded to steps of :math:`\epsilon\, 2^{\lfloor \log_2 |x| \rfloor}`,
-    which adds a variance of a twelfth of the step's square, :math:`\epsilon^2 x^2 / 22` on average, to each dimension.
+    A number x stored with machine epsilon :math:`\epsilon` is rounded to steps of
+    :math:`\epsilon\, 2^{\lfloor \log_2 |x| \rfloor}`, which adds a variance of a twelfth of the step's square, :math:`\epsilon^2 x^2 / 22` on average, to each dimension.
     The arithmetic that made the features rounds too, several times more: draw this as a line under a spectrum, and read
     nothing into what lies within a hundredfold of it.
 
@@ -99,7 +101,7 @@ def numerical_floor(z: Matrix | Moments, *, normalise: bool = True) -> float:
         -35
     """
     top = float(eigenvalues(z, centre=True, normalise=normalise)[0]) / max(shape(z)[0] - 1, 1)
-    return _floor(z, normalise, top)
+    return _floor(z, normalise=normalise, top=top)
 
 
 @invariant_to("rotation", "order", "scale", "duplication")
@@ -236,9 +238,7 @@ def alpha_req(z: Matrix | Moments, *, first: int = 10, last: int = 100, centre: 
     last = min(last, int((value > 0).sum()))
     how = f"eigenvalues {first + 1} to {last} of the covariance, weights 1/j, {_rows(z, centre=centre)}"
     if last - first < 3:
-        _warn(
-            f"alpha-ReQ fits eigenvalues {first + 1} and on, but only {last} stand above round-off: NaN. Choose first and last."
-        )
+        _warn(f"alpha-ReQ fits eigenvalues {first + 1} and on, but {last} stand above round-off: NaN. Choose the range.")
         return Measured(math.nan, name="alpha-ReQ", n=shape(z)[0], d=shape(z)[1], convention=how)
     j = torch.arange(first + 1, last + 1, dtype=torch.float64, device=value.device)
     x, y, w = j.log(), value[first:last].log(), 1 / j / (1 / j).sum()
@@ -267,7 +267,7 @@ def selfcluster(z: Matrix | Moments) -> Measured:
     return Measured((q - even) / (n * n - even), name="SelfCluster", n=n, d=d, convention="L2-normalised rows")
 
 
-def _floor(z: Matrix | Moments, normalise: bool, top: float) -> float:
+def _floor(z: Matrix | Moments, *, normalise: bool, top: float) -> float:
     n, d = shape(z)
     if isinstance(z, Moments):
         square = float(z.second(centre=False).diagonal().mean()) / n

@@ -148,7 +148,7 @@ def _in_order(own: State, state: State, name: str) -> State:
                 f"{name}: tensor {i} of the model is {key} of shape {tuple(own[key].shape)}, but the file has {got}; "
                 "taken in order, the tensors must have the same shapes. Is it the same architecture?"
             )
-    return dict(zip(keys, (v for _, v in values[: len(keys)]), strict=True))
+    return dict(zip(keys, (v for _, v in values), strict=False)) | dict(values[len(keys) :])
 
 
 def _some(names: object, n: int = 5) -> str:

@@ -25,6 +25,7 @@ class ConvNet(nn.Module):
             channels that its loss does not see learn through the residual connection alone (Jing et al., section 6).
 
     Example:
+        >>> import torch
         >>> ConvNet()(torch.ones(2, 3, 32, 32)).shape
         torch.Size([2, 128])
     """

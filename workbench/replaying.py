@@ -16,7 +16,7 @@ from workbench.measures.geometry import normalised_std
 from workbench.measures.spectral import rankme, spectrum
 from workbench.models.encoder import main_layers
 from workbench.probes import KNNProbe
-from workbench.runs import Run
+from workbench.run import Run
 
 __all__ = ["replay"]
 
