@@ -92,7 +92,8 @@ def numerical_floor(z: Matrix | Moments, *, normalise: bool = True) -> float:
     r"""Returns the eigenvalue of the covariance under which nothing is known, because the features were rounded.
 
     A number x stored with machine epsilon :math:`\epsilon` is rounded to steps of
-    :math:`\epsilon\, 2^{\lfloor \log_2 |x| \rfloor}`, which adds a variance of a twelfth of the step's square, :math:`\epsilon^2 x^2 / 22` on average, to each dimension.
+    :math:`\epsilon\, 2^{\lfloor \log_2 |x| \rfloor}`,
+    which adds a variance of a twelfth of the step's square, :math:`\epsilon^2 x^2 / 22` on average, to each dimension.
     The arithmetic that made the features rounds too, several times more: draw this as a line under a spectrum, and read
     nothing into what lies within a hundredfold of it.
 
