@@ -1,0 +1,187 @@
+"""Random views of a batch, made in one pass on its own device: crop, flip, colour jitter, grey, blur, solarise.
+
+The distributions are torchvision's (``RandomResizedCrop``, ``ColorJitter``, ...) as SimCLR (Chen et al. 2020, appendix A)
+put them together, and every image has its own draw of every parameter. One thing is drawn more coarsely: the order of the
+four parts of the jitter, which torchvision draws for every image, is drawn once for each view of a batch.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.core import Views
+from workbench.views.batches import check_pixels, portions
+from workbench.views.boxes import random_boxes
+from workbench.views.colour import brightness, contrast, greyscale, hue, saturation, solarise
+from workbench.views.presets import AUGMENTATIONS
+from workbench.views.spatial import as_columns, blur, taps, weigh
+
+__all__ = ["JITTER_ORDERS", "Augment"]
+
+JITTER = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+JITTER_ORDERS = tuple(itertools.permutations(JITTER))
+
+CHANCES = ("flip", "jitter_p", "grey", "blur", "solarise")  # the arguments that are probabilities
+
+Probability = float | Sequence[float]
+
+
+class Augment:
+    """Makes ``n`` random views of every image: a callable ``(pixels, index) -> Views``.
+
+    Random numbers come from torch's global generators, so the same ``torch.manual_seed`` gives the same views on one device.
+    Every probability may also be a sequence of ``n``, one a view, which is how asymmetric views are written:
+    ``Augment(2, blur=(1.0, 0.1), solarise=(0.0, 0.2))``. Images of one channel are not turned in hue, saturated or greyed.
+
+    Arguments:
+        n: Views an image.
+        size: Side of a view in pixels; None keeps the height and width of the images.
+        scale: Smallest and largest area of a crop, as a share of the image.
+        ratio: Smallest and largest width of a crop over its height, uniform in the logarithm. With ``scale`` and ``ratio``
+            both (1, 1) square images are not cropped.
+        flip: Probability of a mirror image.
+        jitter: Strength s of brightness, contrast, saturation (a factor from 1 - s to 1 + s) and hue (-s to s of a turn).
+        jitter_p: Probability of the jitter.
+        grey: Probability of a grey view.
+        blur: Probability of a Gaussian blur, in a window of about a tenth of the view (23 pixels of 224, 3 of 32).
+        blur_sigma: Smallest and largest standard deviation of the blur, in pixels of the view.
+        solarise: Probability that values from 1/2 on are inverted.
+        record: Whether ``Views.actions`` holds, for every view, tensors (B,): ``top``, ``left``, ``height``, ``width`` of the
+            crop in pixels of the image; ``flip``, ``jitter``, ``grey``, ``solarise`` (whether); ``brightness``, ``contrast``,
+            ``saturation`` (factors, 1 where unchanged), ``hue`` (turns); ``order`` (which of ``JITTER_ORDERS``); ``blur``
+            (standard deviation in pixels, 0 where none).
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> views = Augment(2)(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4))
+        >>> [tuple(v.shape) for v in views.images]
+        [(4, 3, 8, 8), (4, 3, 8, 8)]
+    """
+
+    def __init__(
+        self,
+        n: int = 2,
+        *,
+        size: int | None = None,
+        scale: tuple[float, float] = (0.2, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: Probability = 0.5,
+        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1),
+        jitter_p: Probability = 0.8,
+        grey: Probability = 0.2,
+        blur: Probability = 0.0,
+        blur_sigma: tuple[float, float] = (0.1, 2.0),
+        solarise: Probability = 0.0,
+        record: bool = False,
+    ) -> None:
+        self.n, self.size, self.scale, self.ratio, self.flip = n, size, scale, ratio, flip
+        self.jitter, self.jitter_p, self.grey, self.blur, self.blur_sigma = jitter, jitter_p, grey, blur, blur_sigma
+        self.solarise, self.record = solarise, record
+        if n < 1 or (size is not None and size < 1):
+            raise ValueError(f"Augment makes at least 1 view of at least 1 pixel, but got n={n}, size={size}")
+        for name, greatest in (("scale", 1.0), ("ratio", math.inf), ("blur_sigma", math.inf)):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= greatest:
+                raise ValueError(f"{name} is (smallest, largest), above 0 and at most {greatest}, but got {(low, high)}")
+        if len(jitter) != 4 or min(jitter) < 0 or jitter[3] > 0.5:
+            raise ValueError(f"jitter is brightness, contrast, saturation >= 0 and hue from 0 to 0.5 of a turn, but got {jitter}")
+        chances = zip(*(each_view(name, getattr(self, name), n) for name in CHANCES), strict=True)
+        self._chances = [dict(zip(CHANCES, view, strict=True)) for view in chances]
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> "Augment":
+        """Returns the views of a paper, such as ``Augment.preset("byol", size=64)``; ``changes`` are arguments to replace.
+
+        Raises:
+            KeyError: If there is no preset of that name.
+        """
+        if name not in AUGMENTATIONS:
+            raise KeyError(f"there is no preset {name!r}; there are {', '.join(AUGMENTATIONS)}")
+        return cls(**AUGMENTATIONS[name] | changes)
+
+    def __call__(self, pixels: Tensor, index: Tensor) -> Views:
+        """Returns the views, float (B, C, size, size) in [0, 1], of uint8 pixels (B, C, H, W)."""
+        check_pixels(pixels, index)
+        return self.at_size(pixels, index, (self.size, self.size) if self.size else tuple(pixels.shape[2:]))
+
+    @torch.no_grad()
+    def at_size(self, pixels: Tensor, index: Tensor, size: tuple[int, int]) -> Views:
+        """Returns the views at another height and width than ``self.size``."""
+        b, c, *side = pixels.shape
+        boxes = random_boxes(self.n * b, side, self.scale, self.ratio, pixels.device)
+        actions = [self._draw(chance, [t[v * b : (v + 1) * b] for t in boxes]) for v, chance in enumerate(self._chances)]
+        orders = [int(torch.randint(len(JITTER_ORDERS), ())) for _ in actions]  # by the host: no device is waited for
+        crops = [_crop_taps(action, side, size) for action in actions]
+        images = [torch.empty(b, c, *size, device=pixels.device) for _ in actions]
+        for rows in portions(b, c * math.prod(size), pixels.device):
+            columns = as_columns(pixels[rows])
+            for image, action, (down, across), order, chance in zip(images, actions, crops, orders, self._chances, strict=True):
+                x = weigh(columns, [t[rows] for t in down], [t[rows] for t in across]).clamp_(max=1)
+                image[rows] = self._paint(x, {k: v[rows] for k, v in action.items()}, JITTER_ORDERS[order], chance)
+        if not self.record:
+            return Views(images, index)
+        for action, order in zip(actions, orders, strict=True):
+            action["order"] = torch.full((b,), order, device=pixels.device)
+        return Views(images, index, actions)
+
+    def _draw(self, chance: dict[str, float], box: Sequence[Tensor]) -> dict[str, Tensor]:
+        action = dict(zip(("top", "left", "height", "width"), box, strict=True))
+        draws = torch.rand(10, len(box[0]), device=box[0].device)
+        action["flip"] = draws[0] < chance["flip"]
+        action["jitter"] = draws[1] < chance["jitter_p"]
+        for name, strength, u in zip(JITTER, self.jitter, draws[2:6], strict=True):
+            low, high, same = (-strength, strength, 0.0) if name == "hue" else (max(0.0, 1 - strength), 1 + strength, 1.0)
+            action[name] = torch.where(action["jitter"], low + (high - low) * u, same)
+        action["grey"] = draws[6] < chance["grey"]
+        low, high = self.blur_sigma
+        action["blur"] = torch.where(draws[7] < chance["blur"], low + (high - low) * draws[8], 0.0)
+        action["solarise"] = draws[9] < chance["solarise"]
+        return action
+
+    def _paint(self, x: Tensor, action: dict[str, Tensor], order: Sequence[str], chance: dict[str, float]) -> Tensor:
+        kernel = max(3, x.shape[2] // 20 * 2 + 1)
+        for name in order if chance["jitter_p"] else ():
+            if self.jitter[tuple(JITTER).index(name)]:
+                JITTER[name](x, action[name], out=x)
+        if chance["grey"] and x.shape[1] == 3:
+            x = _some(x, action["grey"], lambda part, rows: greyscale(part))
+        if chance["blur"]:
+            x = _some(x, action["blur"] > 0, lambda part, rows: blur(part, action["blur"][rows], kernel=kernel))
+        if chance["solarise"]:
+            x = _some(x, action["solarise"], lambda part, rows: solarise(part, part.new_full((len(part),), 0.5)))
+        return x
+
+
+def each_view(name: str, value: Probability, n: int) -> list[float]:
+    """Returns a probability for each of ``n`` views, from one number or from ``n``."""
+    values = [float(v) for v in value] if isinstance(value, Sequence) else [float(value)] * n
+    if len(values) != n or not all(0 <= v <= 1 for v in values):
+        raise ValueError(f"{name} is a probability from 0 to 1, or one for each of the {n} views, but got {value}")
+    return values
+
+
+def _crop_taps(action: dict[str, Tensor], side: Sequence[int], size: Sequence[int]) -> tuple[tuple[Tensor, Tensor], ...]:
+    down = taps(action["top"], action["height"], size[0], longest=side[0])
+    across = taps(action["left"], action["width"], size[1], longest=side[1], mirrored=action["flip"])
+    return down, across
+
+
+def _some(x: Tensor, which: Tensor, change: Callable[[Tensor, Any], Tensor]) -> Tensor:
+    """Returns ``x`` with the images ``which`` changed; ``change`` gets them and their rows, and may work in place.
+
+    A CPU works on those images alone; elsewhere asking how many they are would wait for the device, so all are worked on.
+    """
+    if x.device.type != "cpu":
+        return torch.where(which[:, None, None, None], change(x.clone(), slice(None)), x)
+    rows = which.nonzero()[:, 0]
+    if len(rows) == len(x):
+        return change(x, slice(None))
+    if len(rows):
+        x[rows] = change(x[rows], rows)
+    return x
