@@ -661,31 +661,45 @@ def epps_pulley_in_loops(x, *, reach=3.0, nodes=17):
 
 def test_epps_pulley_is_the_equation():
     x = pair(11, 4)[0]
-    t = torch.linspace(0, 3, 17, dtype=torch.float64)
-    ours = sigreg.epps_pulley(sigreg.characteristic(x, t), t, n=11)
+    ours = sigreg.epps_pulley(sigreg.characteristic(x, nodes=17, reach=3.0), n=11, reach=3.0)
     assert ours.tolist() == pytest.approx([epps_pulley_in_loops(x[:, s]) for s in range(4)], rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_characteristic_function_is_that_of_sines_and_cosines(dtype):
+    """The products of exp(i h x) do not drift from the functions themselves, nor does their gradient, also far out."""
+    x = (10 * pair(50, 6)[0]).to(dtype).requires_grad_()
+    t = torch.linspace(0, 5, 33, dtype=torch.float64)
+    angle = x.detach().double().requires_grad_()
+    exact = torch.stack([(angle[..., None] * t).cos().mean(0), (angle[..., None] * t).sin().mean(0)])
+    weights = torch.randn(exact.shape, dtype=torch.float64)
+    ours = sigreg.characteristic(x, nodes=33, reach=5.0)
+    (ours * weights).sum().backward()
+    (exact * weights).sum().backward()
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(ours.double(), exact, rtol=0, atol=300 * eps)
+    torch.testing.assert_close(x.grad.double(), angle.grad, rtol=0, atol=1000 * eps)
 
 
 def test_epps_pulley_of_a_point_is_the_integral():
     """All at 0: the characteristic function is 1, and T = N times the integral of (1 - e^(-t^2/2))^2 e^(-t^2/2) over [-3, 3]."""
-    t = torch.linspace(0, 3, 4097, dtype=torch.float64)
 
     def bell(a):  # integral of exp(-a t^2 / 2) over [-3, 3]
         return math.sqrt(2 * math.pi / a) * math.erf(3 * math.sqrt(a / 2))
 
-    ours = sigreg.epps_pulley(sigreg.characteristic(torch.zeros(7, 1, dtype=torch.float64), t), t, n=7)
+    ecf = sigreg.characteristic(torch.zeros(7, 1, dtype=torch.float64), nodes=4097, reach=3.0)
+    ours = sigreg.epps_pulley(ecf, n=7, reach=3.0)
     assert ours.item() == pytest.approx(7 * (bell(1) - 2 * bell(2) + bell(3)), rel=1e-6)
 
 
 def test_epps_pulley_of_gaussians_has_its_expectation():
     """E T = integral of (1 - e^(-t^2)) e^(-t^2/2) over [-3, 3] = 1.053, for any N."""
     torch.manual_seed(0)
-    t = torch.linspace(0, 3, 17, dtype=torch.float64)
     expected = math.sqrt(2 * math.pi) * math.erf(3 / math.sqrt(2)) - math.sqrt(2 * math.pi / 3) * math.erf(3 * math.sqrt(1.5))
     assert expected == pytest.approx(1.053, abs=1e-3)
     for n in (16, 256):
         x = torch.randn(n, 3000, dtype=torch.float64)
-        mean = sigreg.epps_pulley(sigreg.characteristic(x, t), t, n=n).mean().item()
+        mean = sigreg.epps_pulley(sigreg.characteristic(x, nodes=17, reach=3.0), n=n, reach=3.0).mean().item()
         assert mean == pytest.approx(expected, abs=0.06)  # its standard deviation over 3,000 draws is 0.02
 
 
@@ -798,7 +812,7 @@ def test_supervised_refuses_what_is_no_class():
         barlow.invariance,
         barlow.redundancy,
         byol.regression,
-        lambda a, b: sigreg.epps_pulley(sigreg.characteristic(a + b, T), T, n=6),
+        lambda a, b: sigreg.epps_pulley(sigreg.characteristic(a + b, nodes=17, reach=3.0), n=6, reach=3.0),
     ],
     ids=[
         "nt_xent",
@@ -816,6 +830,3 @@ def test_supervised_refuses_what_is_no_class():
 def test_gradcheck(term, shape):
     a, b = (z.requires_grad_() for z in pair(*shape, seed=8))
     assert torch.autograd.gradcheck(term, (a, b))
-
-
-T = torch.linspace(0, 3, 17, dtype=torch.float64)

@@ -17,11 +17,14 @@ References:
     A test for normality based on the empirical characteristic function (Epps and Pulley, 1983)
 """
 
+from typing import Any
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from workbench.core import Views
 from workbench.distributed import from_first, gather, world
@@ -30,16 +33,44 @@ from workbench.objectives.base import Objective, checked, embed_together, in_ful
 __all__ = ["SIGReg"]
 
 
-@in_full_precision
-def characteristic(x: Float[Tensor, "n s"], t: Float[Tensor, " t"]) -> Float[Tensor, "2 s t"]:
-    """Real and imaginary part of the empirical characteristic function of every column of ``x``."""
-    angle = x[..., None] * t  # n s t
-    return torch.stack([angle.cos().mean(0), angle.sin().mean(0)])
+class _Powers(torch.autograd.Function):
+    """Column means of w^k, k = 0, 1 ..., for w = exp(i angle): one sine and cosine, then products, ten times the speed.
+
+    The gradient, sum_k Re(a_k w^k) with the right a_k, is a polynomial in w (Horner), so no power is kept in memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, angle: Tensor, nodes: int) -> Tensor:
+        w = torch.polar(torch.ones_like(angle), angle)  # n s
+        power, means = torch.ones_like(w), []
+        for _ in range(nodes):
+            means.append(power.mean(0))
+            power.mul_(w)
+        ctx.save_for_backward(w)
+        return torch.view_as_real(torch.stack(means, 1)).movedim(-1, 0)  # 2 s t
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (w,) = ctx.saved_tensors
+        k = torch.arange(grad.shape[2], device=grad.device, dtype=grad.dtype) / len(w)
+        a = torch.complex(grad[1] * k, grad[0] * k)  # s t
+        total = torch.zeros_like(w)
+        for j in range(grad.shape[2] - 1, 0, -1):
+            total.add_(a[:, j]).mul_(w)
+        return total.real, None
 
 
 @in_full_precision
-def epps_pulley(ecf: Float[Tensor, "2 s t"], t: Float[Tensor, " t"], *, n: int) -> Float[Tensor, " s"]:
-    """The statistic T of columns of ``n`` rows from their characteristic function at the nodes ``t`` of [0, reach]."""
+def characteristic(x: Float[Tensor, "n s"], *, nodes: int, reach: float) -> Float[Tensor, "2 s t"]:
+    """Real and imaginary part of the empirical characteristic function of every column of ``x``, at even nodes of [0, reach]."""
+    return _Powers.apply(x * (reach / (nodes - 1)), nodes)
+
+
+@in_full_precision
+def epps_pulley(ecf: Float[Tensor, "2 s t"], *, n: int, reach: float) -> Float[Tensor, " s"]:
+    """The statistic T of columns of ``n`` rows, from their characteristic function at even nodes of [0, reach]; 0 or more."""
+    t = torch.linspace(0, reach, ecf.shape[2], device=ecf.device, dtype=ecf.dtype)
     gaussian = (-t.square() / 2).exp()
     error = (ecf[0] - gaussian).square() + ecf[1].square()
     return n * 2 * torch.trapezoid(error * gaussian, t)
@@ -84,8 +115,7 @@ class SIGReg(Objective):
     def statistic(self, z: Float[Tensor, "v n k"]) -> Float[Tensor, ""]:
         """Mean Epps-Pulley statistic over views and fresh random directions, the same on every process."""
         a = from_first(F.normalize(torch.randn(self.directions, z.shape[2], device=z.device, dtype=z.dtype), dim=1))
-        t = torch.linspace(0, self.reach, self.nodes, device=z.device, dtype=z.dtype)
         with torch.autocast(z.device.type, enabled=False):
-            ecf = torch.stack([characteristic(view @ a.T, t) for view in z])  # v 2 s t
+            ecf = torch.stack([characteristic(view @ a.T, nodes=self.nodes, reach=self.reach) for view in z])  # v 2 s t
         ecf = gather(ecf[None]).mean(0)
-        return torch.stack([epps_pulley(e, t, n=z.shape[1] * world()) for e in ecf]).mean()
+        return torch.stack([epps_pulley(e, n=z.shape[1] * world(), reach=self.reach) for e in ecf]).mean()
