@@ -16,7 +16,7 @@ import pkgutil
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 __all__ = ["available", "build", "describe", "without_weights"]
@@ -138,7 +138,8 @@ def available(package: ModuleType, kind: type) -> dict[str, Any]:
             if issubclass(value, kind) and value is not kind and not inspect.isabstract(value):
                 found[name] = value
         elif inspect.isfunction(value):
-            returned = typing.get_type_hints(value).get("return")
+            only_return = SimpleNamespace(__annotations__={"return": value.__annotations__.get("return")})
+            returned = typing.get_type_hints(only_return, vars(importlib.import_module(module))).get("return")
             if inspect.isclass(returned) and issubclass(returned, kind):
                 found[name] = value
     return found

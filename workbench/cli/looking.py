@@ -1,0 +1,184 @@
+"""Runs, features and menus from a shell."""
+
+import argparse
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from workbench.cli.typed import choose, data_option, given_images, measures, run_option
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def list_runs(args: argparse.Namespace) -> None:
+    """List the runs in a folder: where they stand, and the settings in which they differ.
+
+    workbench runs
+    workbench runs runs --csv > runs.csv
+    """
+    from workbench.run import runs
+
+    table = runs(args.folder)
+    if args.csv:
+        print(table.to_csv(index=False), end="")
+        return
+    if table.empty:
+        print(f"no runs in {args.folder}")
+        return
+    first = [c for c in ("run", "finished", "step", "total", "objective.is", "images.name", "loss", "error") if c in table]
+    other = [c for c in table if c not in first and c.partition(".")[0] in ("trainer", "model", "objective", "views", "images")]
+    differ = [c for c in other if table[c].astype(str).nunique() > 1 and not c.endswith("digest")]
+    _print(table[first + differ])
+
+
+def runs_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the folder and how to print."""
+    parser.add_argument("folder", nargs="?", default="runs", help="default runs")
+    parser.add_argument("--csv", action="store_true", help="print every column as CSV")
+
+
+def show(args: argparse.Namespace) -> None:
+    """Show a run: its settings, its last metrics, what it keeps.
+
+    workbench show runs/demo
+    workbench show runs/demo --layers
+    """
+    import pandas as pd
+
+    from workbench.run import Run
+
+    run = Run(args.run, allow=args.allow)
+    if args.layers:
+        from workbench.models.encoder import layers
+
+        print("\n".join(layers(run.model())))
+        return
+    print(f"{run!r}\n\n{pd.json_normalize(run.spec).iloc[0].to_string()}")
+    if len(run.metrics):
+        print(f"\nlast of {len(run.metrics)} rows of metrics\n{run.metrics.iloc[-1].to_string()}")
+    print(f"\nweights of steps {', '.join(map(str, run.steps)) or 'none'}")
+    tables = [name for name in ("spectrum", "measures") if run.table(name) is not None]
+    print(f"tables {', '.join(tables)}" if tables else f"no tables yet: workbench replay {run.path}")
+
+
+def show_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the run and what to show of it."""
+    run_option(parser)
+    parser.add_argument("--layers", action="store_true", help="the names of its layers instead")
+
+
+def replay_run(args: argparse.Namespace) -> None:
+    """Measure every kept step of a run; the tables stay with it.
+
+    workbench replay runs/demo --layers backbone projector
+    """
+    from workbench.replaying import replay
+    from workbench.run import Run
+
+    run = Run(args.run, allow=args.allow)
+    images = given_images(args)
+    table = replay(run, images, layers=args.layers, steps=args.steps, n=args.n, progress=not args.no_progress)["measures"]
+    _print(_by_layer(table[table["step"] == table["step"].max()]))
+    print(f"\nstep {table['step'].max()} of {table['step'].nunique()} steps; all of them are in {run.path / 'tables'}")
+
+
+def replay_options(parser: argparse.ArgumentParser) -> None:
+    """Adds where and when to measure."""
+    run_option(parser)
+    data_option(parser, "images to measure on; by default held-out ones of the run's kind")
+    parser.add_argument("--layers", nargs="+", help="module paths; by default the stages of the backbone and the projector")
+    parser.add_argument("--steps", nargs="+", type=int, help="which of the kept steps; by default all")
+    parser.add_argument("--n", type=int, default=2048, help="images; default 2048")
+    parser.add_argument("--no-progress", action="store_true", help="show no bar")
+
+
+def features(args: argparse.Namespace) -> None:
+    """Keep what the layers of a run say about images: a .npy a layer and the factors as a table.
+
+    workbench features runs/demo --data fashion_mnist --layers backbone projector --out features/demo
+    """
+    from workbench.features import extract
+    from workbench.models.encoder import main_layers
+    from workbench.run import Run
+
+    run = Run(args.run, allow=args.allow)
+    model = run.model(args.step)
+    images = given_images(args) or run.images()
+    kept = extract(model, images, args.layers or main_layers(model), out=args.out, progress=not args.no_progress)
+    print(f"{kept!r}\nin {args.out}")
+
+
+def features_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what to take and where to."""
+    run_option(parser)
+    data_option(parser, "images; by default those of the training")
+    parser.add_argument("--layers", nargs="+", help="module paths (`workbench show RUN --layers`); by default the main ones")
+    parser.add_argument("--step", type=int, help="which of the kept steps; by default the last")
+    parser.add_argument("--out", required=True, help="folder for the store; an interrupted one is gone on with")
+    parser.add_argument("--no-progress", action="store_true", help="show no bar")
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measure every layer of kept features.
+
+    workbench measure features/demo --measures rankme participation_ratio
+    """
+    from workbench.features import Features
+    from workbench.measures.table import over_layers
+
+    known = measures()
+    chosen = {name: choose("measure", name, known) for name in args.measures}
+    table = over_layers(Features.load(args.features), **chosen)
+    if args.csv:
+        print(table.to_csv(index=False), end="")
+    else:
+        _print(_by_layer(table))
+
+
+def measure_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the features and the measures."""
+    parser.add_argument("features", help="folder that `workbench features` wrote")
+    parser.add_argument("--measures", nargs="+", default=["rankme"], help="see `workbench measures`; default rankme")
+    parser.add_argument("--csv", action="store_true", help="print a tidy table as CSV")
+
+
+def _by_layer(table: "pd.DataFrame") -> "pd.DataFrame":
+    wide = table.pivot(index="layer", columns="measure", values="value")
+    return wide.reindex(index=table["layer"].unique(), columns=table["measure"].unique()).reset_index()
+
+
+def _print(table: "pd.DataFrame") -> None:
+    print(table.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4g}"))
+
+
+def menu(things: Callable[[], Mapping[str, Any]], about: str) -> Callable[[argparse.Namespace], None]:
+    """Returns the verb that lists some things of the library, a line each."""
+
+    def verb(_: argparse.Namespace) -> None:
+        found = things()
+        width = max(map(len, found), default=0)
+        for name, thing in found.items():
+            print(f"{name:<{width}}  {(inspect.getdoc(thing) or '').partition(chr(10))[0]}".rstrip())
+
+    verb.__doc__ = about
+    return verb
+
+
+def list_backbones(args: argparse.Namespace) -> None:
+    """List the backbones; with a pattern those of timm too.
+
+    workbench backbones '*vit_small*'
+    """
+    from workbench.models.building import backbones
+
+    print("\n".join(backbones(args.pattern)))
+
+
+def backbones_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the pattern."""
+    parser.add_argument("pattern", nargs="?", help="such as '*resnet*'")
+
+
+def no_options(_: argparse.ArgumentParser) -> None:
+    """Adds nothing."""

@@ -1,0 +1,125 @@
+"""Training from a shell."""
+
+import argparse
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from workbench.cli.typed import (
+    PARTS,
+    call,
+    choose,
+    data_option,
+    given_images,
+    objectives,
+    read_images,
+    read_settings,
+    run_option,
+    view_makers,
+)
+
+if TYPE_CHECKING:
+    from workbench.run import Run
+
+FIT = ("log_every", "snapshots", "checkpoint_seconds")
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train an encoder on images and keep the run in a folder.
+
+    workbench train --data garments --objective simclr --backbone convnet --projector 256-128 --epochs 5 --out runs/mine
+    workbench train --data ~/pictures --set data.size=64 views.blur=0.5 objective.temperature=0.2 --out runs/pictures
+    accelerate launch -m workbench.cli train --data cifar10 --backbone resnet18 --out runs/many
+    """
+    import torch
+
+    from workbench.models.building import build_encoder
+    from workbench.train import Trainer
+
+    given, settings = vars(args), read_settings(args.set)
+    trainer = Trainer(**{k: v for k, v in given.items() if k in Trainer.__dataclass_fields__})
+    objective = call(choose("objective", args.objective, objectives()), "objective", settings["objective"])
+    maker = choose("view maker", args.views, view_makers())
+    images = read_images(args.data, settings["data"])
+    views = call(maker, "views", settings["views"], given={"images": images})
+    channels, size = views(images.at([0]), torch.tensor([0])).images[0].shape[1:3]
+    torch.manual_seed(trainer.seed)  # the same command starts from the same weights
+    model = build_encoder(args.backbone, args.projector, channels=channels, image_size=size, **settings["backbone"])
+    record = {k: v for k, v in given.items() if k in FIT}
+    run = trainer.fit(model, objective, images, views, out=args.out, resume=args.resume, progress=not args.no_progress, **record)
+    _summarise(run)
+
+
+def train_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what a run is made of, and every setting of the trainer with its default and meaning."""
+    from workbench.train import Trainer
+
+    add = parser.add_argument
+    add("--data", default="garments", help="a data set (`workbench data`) or the path of a folder of images; default garments")
+    add("--objective", default="simclr", help="default simclr; `workbench objectives` lists them")
+    add("--backbone", default="convnet", help="default convnet; `workbench backbones` lists them")
+    add("--projector", default="128-128", help="widths after the representation, or none; default 128-128")
+    add("--views", default="augment", help="how views are made; default augment")
+    about = f"arguments of {', '.join(PARTS)}, such as objective.temperature=0.2"
+    add("--set", nargs="+", action="extend", default=[], metavar="PART.KEY=VALUE", help=about)
+    add("--out", required=True, help="folder of the run")
+    add("--resume", action="store_true", help="go on with the run in that folder; start it where there is none")
+    add("--no-progress", action="store_true", help="show no bar")
+    for title, thing, names in (("trainer", Trainer, Trainer.__dataclass_fields__), ("record", Trainer.fit, FIT)):
+        group, meaning = parser.add_argument_group(title), meanings(thing)
+        for name in names:
+            _add_setting(group, name, inspect.signature(thing).parameters[name].default, meaning.get(name, ""))
+
+
+def _add_setting(group: Any, name: str, default: Any, meaning: str) -> None:
+    flag, about = f"--{name.replace('_', '-')}", f"{meaning} Default {default}.".replace("%", "%%").replace("``", "").strip()
+    if isinstance(default, bool):
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=about)
+    else:
+        kind = type(default)
+        group.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=about, metavar=kind.__name__.upper())
+
+
+def meanings(thing: Any) -> dict[str, str]:
+    """Returns what the section ``Arguments`` of a docstring says of each name.
+
+    Example:
+        >>> from workbench.train import Trainer
+        >>> meanings(Trainer)["batch_size"]
+        'Images a step, over all processes together.'
+    """
+    found: dict[str, str] = {}
+    for line in inspect.getdoc(thing).partition("Arguments:\n")[2].partition("\n\n")[0].splitlines():
+        name, colon, text = line.strip().partition(": ")
+        if colon and not line.startswith(" " * 5):
+            found[last := name] = text
+        elif found:
+            found[last] += " " + line.strip()
+    return found
+
+
+def resume(args: argparse.Namespace) -> None:
+    """Go on with a run that was stopped, from its own record.
+
+    workbench resume runs/mine
+    """
+    from workbench.run import Run
+    from workbench.spec import build
+
+    run = Run(args.run, allow=args.allow)
+    images = given_images(args) or run.images()
+    trainer, objective, views = (build(run.spec[part], allow=args.allow) for part in ("trainer", "objective", "views"))
+    start = run.model(run.steps[0])  # the checkpoint replaces its weights, where there is one
+    trainer.fit(start, objective, images, views, out=run.path, resume=True, progress=not args.no_progress)
+    _summarise(run)
+
+
+def resume_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the run, and the images where they cannot be made again."""
+    run_option(parser)
+    data_option(parser, "images of the run, where it cannot make them again")
+    parser.add_argument("--no-progress", action="store_true", help="show no bar")
+
+
+def _summarise(run: "Run") -> None:
+    loss = run.metrics["loss"].iloc[-1] if "loss" in run.metrics else float("nan")
+    print(f"{run!r}, loss {loss:.4g}\nnext: workbench replay {run.path}; workbench apps {run.path}")

@@ -1,0 +1,147 @@
+"""What was typed, read: values, settings, and the things of the library by their names."""
+
+import argparse
+import ast
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workbench.data.images import Images
+
+PARTS = ("data", "views", "backbone", "objective")
+
+
+class UsageError(Exception):
+    """What was typed cannot be meant; the message lists what can."""
+
+
+def value(text: str) -> Any:
+    """Returns what was typed as a Python value where it is one (``0.2``, ``1e-3``, ``[0, 1]``, ``true``), else as text.
+
+    Example:
+        >>> value("1e-3"), value("true"), value("[64, 'a']"), value("runs/demo")
+        (0.001, True, [64, 'a'], 'runs/demo')
+    """
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False, "none": None, "null": None}.get(text.lower(), text)
+
+
+def choose(kind: str, name: str, known: Mapping[str, Any]) -> Any:
+    """Returns the entry of ``known`` that ``name`` means, whatever its case and hyphens.
+
+    Raises:
+        UsageError: If there is none; the message lists them.
+    """
+
+    def plain(text: str) -> str:
+        return text.lower().replace("-", "").replace("_", "")
+
+    for own, thing in known.items():
+        if plain(own) == plain(name):
+            return thing
+    raise UsageError(f"there is no {kind} {name!r}; there are {', '.join(known)}")
+
+
+def read_settings(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Returns the arguments that ``PART.KEY=VALUE`` set, by part and name.
+
+    Raises:
+        UsageError: If a pair is not written so.
+    """
+    found: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        part, dot, name = key.partition(".")
+        if not (equals and dot and name and part in PARTS):
+            raise UsageError(f"--set wants PART.KEY=VALUE with one of {', '.join(PARTS)} as the part, but got {pair!r}")
+        found[part][name] = value(text)
+    return found
+
+
+def call(kind: Callable, part: str, settings: Mapping[str, Any], *, given: Mapping[str, Any] | None = None) -> Any:
+    """Calls ``kind`` with what was set, and with what it takes of ``given``."""
+    parameters = inspect.signature(kind).parameters
+    for key in settings:
+        if key not in parameters:
+            takes = ", ".join(f"{part}.{p}" for p in parameters) or "nothing"
+            raise UsageError(f"{kind.__name__} takes no {part}.{key}; it takes {takes}")
+    return kind(**{k: v for k, v in (given or {}).items() if k in parameters}, **settings)
+
+
+def datasets() -> dict[str, Callable]:
+    """Returns the functions of ``workbench.data`` that give images without being given anything."""
+    import workbench.data
+    from workbench.data.images import Images
+    from workbench.spec import available
+
+    def alone(function: Callable) -> bool:
+        parameters = inspect.signature(function).parameters.values()
+        return all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+
+    return {n: f for n, f in available(workbench.data, Images).items() if inspect.isfunction(f) and alone(f)}
+
+
+def read_images(name: str, settings: Mapping[str, Any]) -> "Images":
+    """Returns the images of a data set by its name, or those of a folder."""
+    import workbench.data
+
+    known, path = datasets(), Path(name).expanduser()
+    if "/" in name or (path.exists() and name not in known):
+        return call(workbench.data.folder, "data", settings, given={"path": path})
+    try:
+        make = choose("data set", name, known)
+    except UsageError as error:
+        raise UsageError(f"{error}, or the path of a folder of images") from None
+    return call(make, "data", settings)
+
+
+def objectives() -> dict[str, type]:
+    """Returns the objectives by name."""
+    import workbench.objectives
+    from workbench.objectives.base import Objective
+    from workbench.spec import available
+
+    return available(workbench.objectives, Objective)
+
+
+def view_makers() -> dict[str, type]:
+    """Returns the classes that make views, by name."""
+    import workbench.views
+    from workbench.spec import names
+
+    found = {name: getattr(workbench.views, name) for name in names("workbench.views")}
+    return {name: thing for name, thing in found.items() if inspect.isclass(thing) and "__call__" in vars(thing)}
+
+
+def measures() -> dict[str, Callable]:
+    """Returns the measures of one matrix that give one number."""
+    import workbench.measures
+    from workbench.spec import available
+
+    def of_one_matrix(function: Callable) -> bool:
+        return sum(p.default is p.empty for p in inspect.signature(function).parameters.values()) == 1
+
+    return {n: f for n, f in available(workbench.measures, float).items() if inspect.isfunction(f) and of_one_matrix(f)}
+
+
+def run_option(parser: argparse.ArgumentParser) -> None:
+    """Adds the run, and whose classes it may name."""
+    parser.add_argument("run", help="folder of the run")
+    parser.add_argument("--allow", nargs="+", default=[], metavar="PACKAGE", help="packages whose classes the run may name")
+
+
+def data_option(parser: argparse.ArgumentParser, about: str) -> None:
+    """Adds images to use in place of a run's own."""
+    parser.add_argument("--data", help=f"{about} (a data set or a folder)")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="data.KEY=VALUE", help="arguments of the data set"
+    )
+
+
+def given_images(args: argparse.Namespace) -> "Images | None":
+    """Returns the images that :func:`data_option` named, or None."""
+    return read_images(args.data, read_settings(args.set)["data"]) if args.data else None
