@@ -66,13 +66,13 @@ def test_backbone_is_described_and_built_again(body):
 
 
 def test_main_layers_are_layers_from_pixels_to_embedding(body):
-    net, x = body
+    net, _ = body
     model = Encoder(net, Projector([net.out, 16, 8]))
     main = main_layers(model)
     assert set(main) <= set(layers(model))
     assert main[-3:] == ["backbone", "projector.0", "projector"]
     assert len(main) >= 6
-    table = layer_widths(model, image_size=x.shape[-1], channels=net.channels)
+    table = layer_widths(model)
     assert list(table["layer"]) == main
     assert list(table["width"])[-3:] == [net.out, 16, 8]
 
@@ -201,6 +201,8 @@ def test_encoder_rejects_bytes_and_wrong_channels():
         model(torch.zeros(2, 4, 32, 32))
     with pytest.raises(ValueError, match=r"but got \(3, 32, 32\)"):
         model(torch.zeros(3, 32, 32))
+    with pytest.raises(ValueError, match=r"as many means as stds, and these above 0, but got mean=\(0.5,\), std=\(0,\)"):
+        Encoder(nn.Flatten(), Projector([4]), std=(0,))
 
 
 def test_frozen_encoder_trains_its_projector_alone():
@@ -230,13 +232,15 @@ def test_projector_is_linear_normalise_relu():
 def test_main_layers_of_a_transformer_are_its_blocks():
     model = build_encoder("timm:test_vit", [8], image_size=64)
     assert main_layers(model) == [f"backbone.model.blocks.{i}" for i in range(6)] + ["backbone", "projector"]
-    table = layer_widths(model, image_size=64).set_index("layer")
+    table = layer_widths(model).set_index("layer")
     assert table["shape"]["backbone.model.blocks.5"] == (17, 64)  # 4 x 4 patches of 16 pixels and a class token
     assert table["width"]["backbone.model.blocks.5"] == 64
 
 
 def test_main_layers_without_projector_and_of_other_modules():
     assert main_layers(build_encoder("convnet", None, depth=2)) == ["backbone.stage1", "backbone.stage2", "backbone"]
+    assert main_layers(Encoder(ConvNet(depth=1), nn.Linear(16, 4))) == ["backbone.stage1", "backbone", "projector"]
+    assert main_layers(Encoder(ConvNet(depth=1), nn.Identity())) == ["backbone.stage1", "backbone"]
     assert main_layers(timm.create_model("test_resnet"))[-1] == "layer4"
     assert main_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))) == ["0", "2"]
 
@@ -433,7 +437,7 @@ class Hostile:
 def test_checkpoint_with_code_is_not_executed(tmp_path, legacy):
     path = tmp_path / "hostile.pth"
     if legacy:
-        path.write_bytes(pickle.dumps(Hostile()))
+        path.write_bytes(pickle.dumps(Hostile(), protocol=2))
     else:
         torch.save({"state_dict": Hostile()}, path)
     with pytest.raises(ValueError, match="hostile.pth is no file of torch's, or holds Python objects .* could execute"):

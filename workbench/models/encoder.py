@@ -49,6 +49,7 @@ class Encoder(nn.Module):
     The convolutions run with the channels last in memory, which is faster on processors and GPUs alike.
 
     Raises:
+        ValueError: If ``mean`` and ``std`` are not as many, or a std is not positive.
         TypeError: In ``forward``, if the images are not floating point, so not in [0, 1].
         ValueError: In ``forward``, if the images' channels do not fit ``mean``.
     """
@@ -63,6 +64,8 @@ class Encoder(nn.Module):
         frozen: bool = False,
     ) -> None:
         super().__init__()
+        if len(mean) != len(std) or min(std) <= 0:
+            raise ValueError(f"an encoder needs as many means as stds, and these above 0, but got mean={mean}, std={std}")
         self.backbone, self.projector = backbone, projector
         self.mean, self.std, self.frozen = tuple(mean), tuple(std), frozen
         scale = 1 / torch.tensor(self.std).view(-1, 1, 1)
@@ -118,7 +121,8 @@ def main_layers(model: nn.Module) -> list[str]:
         return _stages(model)
     inside = [f"backbone.{stage}" for stage in _stages(model.backbone)]
     blocks = [f"projector.{name}" for name, _ in model.projector.named_children()]
-    return [*inside, "backbone", *blocks[:-1], *(["projector"] if blocks else [])]
+    identity = isinstance(model.projector, nn.Identity) or (isinstance(model.projector, nn.Sequential) and not blocks)
+    return [*inside, "backbone", *([] if identity else [*blocks[:-1], "projector"])]
 
 
 def _stages(backbone: nn.Module) -> list[str]:
@@ -130,7 +134,9 @@ def _stages(backbone: nn.Module) -> list[str]:
     return [name for name, child in backbone.named_children() if any(True for _ in child.parameters())]
 
 
-def layer_widths(model: nn.Module, *, image_size: int = 32, channels: int = 3, only: Sequence[str] | None = None) -> pd.DataFrame:
+def layer_widths(
+    model: nn.Module, *, image_size: int | None = None, channels: int | None = None, only: Sequence[str] | None = None
+) -> pd.DataFrame:
     """Returns what every layer gives for one image: columns ``layer, kind, shape, width, parameters``.
 
     ``shape`` is that of the output without the batch, ``width`` the number of features that are left when space or tokens are
@@ -138,14 +144,15 @@ def layer_widths(model: nn.Module, *, image_size: int = 32, channels: int = 3, o
 
     Arguments:
         model: Run once in evaluation mode, on a black image; it is left in the mode that it was in.
-        image_size: In pixels.
-        channels: Of the image.
+        image_size: In pixels; by default the ``size`` of the backbone where it has one, else 32.
+        channels: Of the image; by default those of the backbone, or 3.
         only: The layers; by default :func:`main_layers`.
 
     Raises:
         KeyError: If the model has no such layer.
     """
-    modules = dict(model.named_modules())
+    backbone, modules = getattr(model, "backbone", model), dict(model.named_modules())
+    size, channels = image_size or getattr(backbone, "size", 32), channels or getattr(backbone, "channels", 3)
     wanted = list(main_layers(model) if only is None else only)
     unknown = [name for name in wanted if name not in modules]
     if unknown:
@@ -155,7 +162,7 @@ def layer_widths(model: nn.Module, *, image_size: int = 32, channels: int = 3, o
     parameter, training = next(model.parameters(), torch.zeros(0)), model.training
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, channels, image_size, image_size, device=parameter.device))
+            model.eval()(torch.zeros(1, channels, size, size, device=parameter.device))
     finally:
         model.train(training)
         for hook in hooks:

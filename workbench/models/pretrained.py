@@ -46,6 +46,7 @@ class Timm(nn.Module):
         RuntimeError: If the weights could not be downloaded.
 
     Example:
+        >>> import torch
         >>> Timm("test_vit", image_size=64)(torch.ones(2, 3, 64, 64)).shape
         torch.Size([2, 64])
     """
