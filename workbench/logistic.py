@@ -1,0 +1,133 @@
+r"""Multinomial logistic regression in tens of passes over the data.
+
+.. math:: \min_{W, b} \frac1n \sum_i \Big[\log \sum_k e^{w_k^\top x_i + b_k} - w_{y_i}^\top x_i - b_{y_i}\Big]
+          + \frac{\lambda}{2} \lVert W \rVert_F^2
+
+L-BFGS, started from the exact inverse Hessian at zero, which is the same for every class: with standardised features,
+
+.. math:: H_0 = \Big(\frac{1}{K} \frac{X^\top X}{n} + \lambda I\Big)^{-1}
+
+on weights that sum to zero over the K classes. Its first step is the ridge regression on the labels; after it, the
+conditioning of the features is gone, and 5 to 20 steps do what takes plain L-BFGS 100 to 200. Along a step the logits
+are linear in its length, so the line search costs no pass over the features.
+
+References:
+    | Numerical Optimization (Nocedal, Wright, 2006), algorithms 7.4 and 7.5
+    | Multinomial logistic regression algorithm (Böhning, 1992), for the Hessian
+"""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from workbench.measures.moments import gram
+
+MEMORY = 10  # pairs kept
+
+Weights = Float[Tensor, "k d+1"]  # the last column is the bias
+
+
+def softmax_regression(
+    x: Float[Tensor, "n d"],
+    y: Int[Tensor, "n"],
+    *,
+    classes: int,
+    penalties: list[float],
+    tol: float = 1e-5,
+    max_iter: int = 200,
+) -> tuple[list[Weights], int]:
+    """Returns the weights for each penalty, in the order given, and the number of passes over the data.
+
+    Arguments:
+        x: Features with mean zero and a like scale in every column.
+        y: Classes, from 0.
+        classes: How many there are, K.
+        penalties: Values of lambda; each solution starts the search for the next.
+        tol: Stops when the mean loss is within about this many nats of its minimum.
+        max_iter: Steps for each penalty; a warning says when they did not suffice.
+    """
+    n, d = x.shape
+    second = gram(x) / n
+    theta = x.new_zeros(classes, d + 1)
+    target = torch.nn.functional.one_hot(y, classes).T.to(x.dtype)  # (K, n): along rows the softmax is quick
+    found, passes = [], 0
+    for penalty in penalties:
+        ridge = penalty + 10 * torch.finfo(x.dtype).eps * float(second.diagonal().mean())
+        factor = torch.linalg.cholesky(second / classes + ridge * torch.eye(d, dtype=x.dtype, device=x.device))
+        theta, steps = _minimise(x, target, theta, factor, penalty=penalty, tol=tol, max_iter=max_iter)
+        found.append(theta)
+        passes += steps
+    return found, passes
+
+
+def _minimise(
+    x: Tensor, target: Tensor, theta: Weights, factor: Tensor, *, penalty: float, tol: float, max_iter: int
+) -> tuple[Weights, int]:
+    n, k = len(x), len(target)
+
+    def forward(theta: Weights) -> Tensor:
+        return theta[:, :-1] @ x.T + theta[:, -1:]  # (K, n)
+
+    def gradient(theta: Weights, logits: Tensor) -> Weights:
+        off = (logits.softmax(0) - target) / n
+        return torch.cat([off @ x + penalty * theta[:, :-1], off.sum(1, keepdim=True)], 1)
+
+    def precondition(g: Weights) -> Weights:
+        return torch.cat([torch.cholesky_solve(g[:, :-1].T, factor).T, k * g[:, -1:]], 1)
+
+    logits = forward(theta)
+    g, pairs = gradient(theta, logits), []
+    for step in range(1, max_iter + 1):
+        direction = -_two_loop(g, pairs, precondition)
+        gap = -float((g * direction).sum()) / 2
+        if gap < tol:
+            return theta, step
+        along = forward(direction)
+        t = _line_search(logits, along, target, theta[:, :-1], direction[:, :-1], penalty, slope=-2 * gap)
+        theta, logits = theta + t * direction, torch.add(logits, along, alpha=t)
+        new = gradient(theta, logits)
+        s, change = t * direction, new - g
+        curvature, g = float((s * change).sum()), new
+        if curvature > 0:
+            pairs = [*pairs[-MEMORY + 1 :], (s, change, curvature)]
+    warnings.warn(
+        f"the logistic regression stopped after {max_iter} steps, about {gap:.1e} nats above its minimum (wanted {tol:.0e}): "
+        "raise max_iter, or penalise more.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+    return theta, max_iter
+
+
+def _two_loop(g: Weights, pairs: list[tuple[Weights, Weights, float]], precondition: Callable[[Weights], Weights]) -> Weights:
+    """Returns the product of the inverse Hessian's estimate with ``g``."""
+    taken = []
+    for s, change, curvature in reversed(pairs):
+        taken.append(float((s * g).sum()) / curvature)
+        g = torch.add(g, change, alpha=-taken[-1])
+    r = precondition(g)
+    for (s, change, curvature), a in zip(pairs, reversed(taken), strict=True):
+        r = torch.add(r, s, alpha=a - float((change * r).sum()) / curvature)
+    return r
+
+
+def _line_search(logits: Tensor, along: Tensor, target: Tensor, w: Tensor, dw: Tensor, penalty: float, *, slope: float) -> float:
+    """Returns a length at which the slope is at most a fifth of ``slope``, that at 0: Newton's method inside a bracket."""
+    n, low, high, t = logits.shape[1], 0.0, float("inf"), 1.0
+    linear = penalty * float((w * dw).sum()) - float((target * along).sum()) / n
+    square = penalty * float(dw.square().sum())
+    for _ in range(20):
+        p = torch.add(logits, along, alpha=t).softmax(0) * along
+        mean = p.sum(0)
+        first = float(mean.sum()) / n + linear + t * square
+        if abs(first) <= 0.2 * abs(slope):
+            break
+        second = (float((p * along).sum()) - float(mean @ mean)) / n + square
+        low, high = (low, t) if first > 0 else (t, high)
+        t = t - first / second if second > 0 else float("inf")
+        if not low < t < high:
+            t = 2 * low if high == float("inf") else (low + high) / 2
+    return t

@@ -1,0 +1,405 @@
+"""What can be read from features: a linear map to classes, a linear map to numbers, the nearest neighbours.
+
+The probes are scikit-learn estimators (``fit``, ``predict``, ``score``, ``get_params``: they clone, cross-validate and stand in
+pipelines) that compute in torch, where the features are, in their own precision. What they learn of the features' scale
+they learn from the training rows alone. :func:`probe_layers` reads every factor from every layer in one call.
+"""
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from workbench.logistic import softmax_regression
+from workbench.measures.moments import gram
+
+__all__ = ["KNNProbe", "LinearProbe", "RidgeProbe", "probe_layers"]
+
+Matrix = Float[Tensor, "n d"] | Float[np.ndarray, "n d"]
+Labels = Sequence | np.ndarray | Tensor | pd.Series
+
+
+class _Probe:
+    """The part of scikit-learn's contract that every probe keeps."""
+
+    kind = "classifier"
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002 (scikit-learn's signature)
+        """Returns the settings by name; ``deep`` is scikit-learn's and changes nothing."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self, **settings: Any) -> Self:
+        """Changes settings by name and returns itself."""
+        for name, value in settings.items():
+            if name not in self.get_params():
+                raise ValueError(f"{type(self).__name__} has no setting {name!r}; it has {', '.join(self.get_params())}.")
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.get_params().items())})"
+
+    def __sklearn_tags__(self) -> object:
+        from sklearn.utils import ClassifierTags, RegressorTags, Tags, TargetTags
+
+        classifies = self.kind == "classifier"
+        target = TargetTags(required=True, multi_output=not classifies)
+        tags = {"classifier_tags": ClassifierTags()} if classifies else {"regressor_tags": RegressorTags()}
+        return Tags(estimator_type=self.kind, target_tags=target, **tags)
+
+    def _known(self) -> None:
+        if not hasattr(self, "n_features_in_"):
+            from sklearn.exceptions import NotFittedError
+
+            raise NotFittedError(f"this {type(self).__name__} has seen no data: call fit(features, targets) first.")
+
+
+class LinearProbe(_Probe):
+    r"""Multinomial logistic regression on standardised features, fitted by preconditioned L-BFGS.
+
+    The loss is scikit-learn's, :math:`C \sum_i \text{loss}_i + \frac12 \lVert W \rVert^2` with a free bias, so ``C`` means the
+    same (two classes included, where scikit-learn penalises the one difference).
+
+    Arguments:
+        C: Inverse strength of the penalty; or several, of which the best on a fifth of the training rows is taken, and
+            fitted to all of them.
+        tol: Nats a row by which the loss may stay above its minimum.
+        max_iter: Steps of L-BFGS.
+        seed: Of the rows held out to choose ``C``.
+
+    Attributes:
+        classes_: The classes, sorted.
+        C_: The penalty taken.
+        coef_, intercept_: For the standardised features (K, D) and (K); ``mean_`` and ``scale_`` are those of the training rows.
+        n_iter_: Passes over the data.
+
+    Example:
+        >>> probe = LinearProbe().fit(train["backbone"], train.factors["label"])
+        >>> probe.score(test["backbone"], test.factors["label"])
+    """
+
+    def __init__(self, C: float | Sequence[float] = 1.0, *, tol: float = 1e-5, max_iter: int = 200, seed: int = 0) -> None:
+        self.C, self.tol, self.max_iter, self.seed = C, tol, max_iter, seed
+
+    def fit(self, X: Matrix, y: Labels) -> Self:
+        """Fits rows (N, D) to classes (N), whatever their type.
+
+        Raises:
+            ValueError: If the rows are not finite, do not match ``y``, or are of one class.
+        """
+        x, (self.classes_, y) = _matrix(X), _classes(y, len(X))
+        y = y.to(x.device)
+        grid = [float(self.C)] if np.isscalar(self.C) else sorted(float(c) for c in self.C)
+        if not grid or grid[0] <= 0:
+            raise ValueError(f"C must be positive, or several positive numbers, but is {self.C!r}.")
+        self.C_ = grid[0] if len(grid) == 1 else self._choose(x, y, grid)
+        x, self.mean_, self.scale_ = _standardise(x)
+        (theta,), self.n_iter_ = self._solve(x, y, [c for c in grid if c <= self.C_][-1:])
+        self.coef_, self.intercept_, self.n_features_in_ = theta[:, :-1], theta[:, -1], x.shape[1]
+        return self
+
+    def _choose(self, x: Tensor, y: Tensor, grid: list[float]) -> float:
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.seed)).to(x.device)
+        held, kept = order[: len(x) // 5], order[len(x) // 5 :]
+        inner, mean, scale = _standardise(x[kept])
+        outer = (x[held] - mean) / scale
+        found, _ = self._solve(inner, y[kept], grid)
+        scores = [float(((outer @ t[:, :-1].T + t[:, -1]).argmax(1) == y[held]).float().mean()) for t in found]
+        return grid[int(np.argmax(scores))]
+
+    def _solve(self, x: Tensor, y: Tensor, grid: list[float]) -> tuple[list[Tensor], int]:
+        k = len(self.classes_)
+        x, back = _narrow(x)
+        penalties = [(2 if k == 2 else 1) / (c * len(x)) for c in grid]
+        found, passes = softmax_regression(x, y, classes=k, penalties=penalties, tol=self.tol, max_iter=self.max_iter)
+        return [torch.cat([back(t[:, :-1]), t[:, -1:]], 1) for t in found], passes
+
+    def decision_function(self, X: Matrix) -> np.ndarray:
+        """Returns the logits (N, K)."""
+        return self._logits(X).cpu().numpy()
+
+    def predict_proba(self, X: Matrix) -> np.ndarray:
+        """Returns the probability of each class (N, K)."""
+        return self._logits(X).softmax(1).cpu().numpy()
+
+    def predict(self, X: Matrix) -> np.ndarray:
+        """Returns the likeliest class of each row."""
+        return self.classes_[self._logits(X).argmax(1).cpu().numpy()]
+
+    def score(self, X: Matrix, y: Labels) -> float:
+        """Returns the accuracy, from 0 to 1."""
+        return _accuracy(self.predict(X), y)
+
+    def _logits(self, X: Matrix) -> Tensor:
+        x = _matrix(X, like=self)
+        return ((x - self.mean_) / self.scale_) @ self.coef_.T + self.intercept_
+
+
+class RidgeProbe(_Probe):
+    r"""Ridge regression on standardised features, its penalty chosen by leave-one-out, in closed form.
+
+    .. math:: \min_w \frac1n \lVert y - X w - b \rVert^2 + \alpha \lVert w \rVert^2
+
+    One eigendecomposition serves every penalty and every target; the error of leaving row i out is
+    :math:`(y_i - \hat y_i) / (1 - h_{ii})`. scikit-learn's penalty is n times this one.
+
+    Arguments:
+        alphas: Penalties to choose from, for each target by itself.
+
+    Attributes:
+        alpha_: Those chosen, one a target.
+        coef_, intercept_: For the standardised features (T, D) and (T).
+
+    References:
+        | Generalized Cross-Validation as a Method for Choosing a Good Ridge Parameter (Golub, Heath, Wahba, 1979)
+    """
+
+    kind = "regressor"
+
+    def __init__(self, alphas: Sequence[float] = tuple(10.0**e for e in range(-6, 3))) -> None:
+        self.alphas = alphas
+
+    def fit(self, X: Matrix, y: Labels) -> Self:
+        """Fits rows (N, D) to numbers (N) or (N, T).
+
+        Raises:
+            ValueError: If the rows or the numbers are not finite, or do not match.
+        """
+        x, y = _matrix(X).double(), _numbers(y, len(X))
+        self._flat, y = y.ndim == 1, y.reshape(len(x), -1).to(x.device)
+        alphas = [float(a) for a in np.atleast_1d(self.alphas)]
+        if not alphas or min(alphas) <= 0:
+            raise ValueError(f"alphas must be positive, but are {self.alphas!r}.")
+        x, self.mean_, self.scale_ = _standardise(x)
+        self.intercept_ = y.mean(0)
+        narrow, back = _narrow(x)
+        value, vector = torch.linalg.eigh(gram(narrow) / len(x))
+        z = narrow @ vector  # uncorrelated columns (N, R) of mean square `value`
+        inner = z.T @ (y - self.intercept_) / len(x)  # (R, T)
+        errors = torch.stack([self._left_out(z, y - self.intercept_, inner, value, a) for a in alphas])  # (A, T)
+        best = errors.argmin(0)
+        self.alpha_ = np.array(alphas)[best.cpu().numpy()]
+        chosen = torch.tensor(alphas, dtype=z.dtype, device=z.device)[best]
+        self.coef_ = back((vector @ (inner / (value[:, None].clamp_min(0) + chosen))).T)
+        self.n_features_in_ = x.shape[1]
+        return self
+
+    @staticmethod
+    def _left_out(z: Tensor, y: Tensor, inner: Tensor, value: Tensor, alpha: float) -> Tensor:
+        shrunk = 1 / (value.clamp_min(0) + alpha)
+        hat = (1 + z.square() @ shrunk) / len(z)  # (N), the bias is the 1
+        off = (y - z @ (shrunk[:, None] * inner)) / (1 - hat).clamp_min(1e-10)[:, None]
+        return off.square().mean(0)
+
+    def predict(self, X: Matrix) -> np.ndarray:
+        """Returns the numbers (N) or (N, T)."""
+        x = _matrix(X, like=self).double()
+        out = ((x - self.mean_) / self.scale_) @ self.coef_.T + self.intercept_
+        return (out[:, 0] if self._flat else out).cpu().numpy()
+
+    def score(self, X: Matrix, y: Labels) -> float:
+        """Returns R², averaged over targets: 1 is perfect, 0 no better than the mean of ``y``, below that worse."""
+        return float(np.mean(self.scores(X, y)))
+
+    def scores(self, X: Matrix, y: Labels) -> np.ndarray:
+        """Returns R² of each target (T). Of a constant target it is 1 where it was met, else 0."""
+        y = _numbers(y, len(X)).reshape(len(X), -1).numpy()
+        off = np.square(y - self.predict(X).reshape(y.shape)).sum(0)
+        spread = np.square(y - y.mean(0)).sum(0)
+        return np.where(spread > 0, 1 - off / np.where(spread > 0, spread, 1), (off == 0).astype(float))
+
+
+class KNNProbe(_Probe):
+    r"""The vote of the k nearest training rows by cosine similarity, each with weight :math:`e^{\cos / T}`.
+
+    This is DINO's and InstDisc's convention; others count heads (``temperature=None``) or take Euclidean distances.
+
+    Arguments:
+        k: Neighbours that vote; fewer where there are fewer rows.
+        temperature: T of the weights; None for one vote each.
+        exclude_self: Whether a row is kept from voting for itself where the rows asked about are the rows fitted on.
+        chunk: Rows asked about at a time; memory is chunk x N.
+
+    References:
+        | Unsupervised Feature Learning via Non-Parametric Instance Discrimination (Wu et al., 2018), section 3.4
+        | Emerging Properties in Self-Supervised Vision Transformers (Caron et al., 2021), appendix F.1
+    """
+
+    def __init__(self, k: int = 20, *, temperature: float | None = 0.07, exclude_self: bool = True, chunk: int = 1024) -> None:
+        self.k, self.temperature, self.exclude_self, self.chunk = k, temperature, exclude_self, chunk
+
+    def fit(self, X: Matrix, y: Labels) -> Self:
+        """Keeps the directions of the rows (N, D) and their classes (N)."""
+        if self.k < 1 or (self.temperature is not None and self.temperature <= 0):
+            raise ValueError(
+                f"k must be at least 1 and temperature positive, but got k={self.k}, temperature={self.temperature}."
+            )
+        x, (self.classes_, y) = _matrix(X), _classes(y, len(X), least=1)
+        self._bank, self._votes, self.n_features_in_ = torch.nn.functional.normalize(x, dim=1), y.to(x.device), x.shape[1]
+        return self
+
+    def predict_proba(self, X: Matrix) -> np.ndarray:
+        """Returns each class's share of the votes (N, K)."""
+        rows = torch.nn.functional.normalize(_matrix(X, like=self), dim=1).to(self._bank)
+        same = self.exclude_self and rows.shape == self._bank.shape and torch.equal(rows, self._bank)
+        if same and len(rows) == 1:
+            raise ValueError("a single row has no neighbour but itself.")
+        parts = [self._vote(part, i * self.chunk if same else None) for i, part in enumerate(rows.split(self.chunk))]
+        return torch.cat(parts).cpu().numpy()
+
+    def _vote(self, rows: Tensor, first: int | None) -> Tensor:
+        near = rows @ self._bank.T  # (chunk, N)
+        if first is not None:
+            near[:, first : first + len(rows)].fill_diagonal_(-math.inf)
+        near, index = near.topk(min(self.k, len(self._bank) - (first is not None)), dim=1)
+        weight = torch.ones_like(near) if self.temperature is None else ((near - near[:, :1]) / self.temperature).exp()
+        share = near.new_zeros(len(rows), len(self.classes_)).scatter_add_(1, self._votes[index], weight)
+        return share / share.sum(1, keepdim=True)
+
+    def predict(self, X: Matrix) -> np.ndarray:
+        """Returns the class with the most votes; of equals, the first."""
+        return self.classes_[self.predict_proba(X).argmax(1)]
+
+    def score(self, X: Matrix, y: Labels) -> float:
+        """Returns the accuracy, from 0 to 1."""
+        return _accuracy(self.predict(X), y)
+
+
+def probe_layers(
+    train: Mapping[str, Matrix],
+    test: Mapping[str, Matrix],
+    *,
+    factor: str | Sequence[str] | None = None,
+    probe: LinearProbe | KNNProbe | None = None,
+) -> pd.DataFrame:
+    """Returns how well each factor is read from each layer.
+
+    Factors of floating-point numbers are read by :class:`RidgeProbe` (all at once) and scored by R²; all others (whole
+    numbers, words, truth values) are classes.
+
+    Arguments:
+        train, test: ``Features`` of the same layers, with the factors of their rows.
+        factor: One name or several; by default every factor that both have, ``source`` and ``view`` apart.
+        probe: For the classes; by default ``LinearProbe()``.
+
+    Returns:
+        Columns ``layer, factor, probe, measure`` (``"accuracy"`` or ``"r2"``), ``value, chance, n_train, n_test``. ``chance``
+        is what guessing the commonest class, or the mean, of the training rows would score on the test rows.
+
+    Raises:
+        KeyError: If a factor or a layer is missing.
+
+    Example:
+        >>> probe_layers(extract(model, images, layers), extract(model, held_out, layers), factor="label")
+    """
+    names = [factor] if isinstance(factor, str) else factor
+    if names is None:
+        names = [c for c in train.factors if c in test.factors and c not in ("source", "view")]
+    for where, features in (("train", train), ("test", test)):
+        for missing in [n for n in names if n not in features.factors]:
+            raise KeyError(f"the {where} features have no factor {missing!r}; they have {', '.join(map(str, features.factors))}")
+        for missing in [n for n in train if n not in features]:
+            raise KeyError(f"the {where} features have no layer {missing!r}; they have {', '.join(features)}")
+    numbers = [n for n in names if pd.api.types.is_float_dtype(train.factors[n])]
+    classes = [n for n in names if n not in numbers]
+    rows = []
+    for layer, z in train.items():
+        if numbers:
+            fitted = RidgeProbe().fit(z, train.factors[numbers].to_numpy(float))
+            values = fitted.scores(test[layer], test.factors[numbers].to_numpy(float))
+            rows += [_row(layer, n, fitted, "r2", v, train, test) for n, v in zip(numbers, values, strict=True)]
+        for name in classes:
+            reader = LinearProbe() if probe is None else type(probe)(**probe.get_params())
+            value = reader.fit(z, train.factors[name]).score(test[layer], test.factors[name])
+            rows.append(_row(layer, name, reader, "accuracy", value, train, test))
+    return pd.DataFrame(rows)
+
+
+def _row(layer: str, factor: str, probe: _Probe, measure: str, value: float, train: Mapping, test: Mapping) -> dict:
+    known, asked = train.factors[factor], test.factors[factor]
+    if measure == "accuracy":
+        chance = float((asked == known.mode()[0]).mean())
+    else:
+        spread = float(np.square(asked - asked.mean()).mean())
+        chance = -float((known.mean() - asked.mean()) ** 2) / spread if spread > 0 else 0.0
+    named = {"layer": layer, "factor": factor, "probe": type(probe).__name__, "measure": measure, "value": float(value)}
+    return named | {"chance": chance, "n_train": len(known), "n_test": len(asked)}
+
+
+def _matrix(X: Matrix, *, like: _Probe | None = None) -> Tensor:
+    """Returns the rows as a float tensor, without their graph, after looking at them."""
+    x = X.detach() if isinstance(X, Tensor) else torch.from_numpy(np.ascontiguousarray(np.asarray(X)))
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"a probe takes features (rows, dimensions), but got shape {tuple(x.shape)}.")
+    if like is not None:
+        like._known()
+        if x.shape[1] != like.n_features_in_:
+            raise ValueError(f"this probe was fitted on {like.n_features_in_} dimensions, but got rows of {x.shape[1]}.")
+    x = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    bad = int((~torch.isfinite(x.sum(1))).sum())
+    if bad:
+        raise ValueError(f"{bad} of {len(x)} rows hold NaN or infinity (or overflow): a probe cannot read them.")
+    return x
+
+
+def _classes(y: Labels, n: int, *, least: int = 2) -> tuple[np.ndarray, Tensor]:
+    y = y.cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if y.shape != (n,):
+        raise ValueError(f"there must be one class for each of the {n} rows, but y has shape {y.shape}.")
+    if pd.isna(y).any():
+        raise ValueError(f"{int(pd.isna(y).sum())} of {n} classes are missing: leave those rows out.")
+    classes, index = np.unique(y, return_inverse=True)
+    if len(classes) < least:
+        raise ValueError(f"a probe tells classes apart, but all {n} rows are of class {classes[0]!r}.")
+    if classes.dtype.kind == "f" and len(classes) > max(100, n // 2):
+        raise ValueError(f"y holds {len(classes)} different numbers in {n} rows; for numbers use RidgeProbe.")
+    return classes, torch.from_numpy(index.reshape(-1))
+
+
+def _numbers(y: Labels, n: int) -> Tensor:
+    y = y.detach().cpu() if isinstance(y, Tensor) else np.asarray(y)
+    try:
+        y = torch.as_tensor(np.asarray(y, dtype=float))
+    except (TypeError, ValueError) as error:
+        raise ValueError("RidgeProbe reads numbers, but y holds something else; for classes use LinearProbe.") from error
+    if y.ndim not in (1, 2) or len(y) != n:
+        raise ValueError(
+            f"there must be one number, or one row of numbers, for each of the {n} rows, but y has shape {tuple(y.shape)}."
+        )
+    if not torch.isfinite(y).all():
+        raise ValueError(f"{int((~torch.isfinite(y)).sum())} of the numbers to read are NaN or infinite: leave those rows out.")
+    return y
+
+
+def _standardise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the rows with mean 0 and standard deviation 1 in every column that varies, and the means and deviations."""
+    weight = x.new_full((1, len(x)), 1 / len(x))
+    mean = (weight @ x)[0]
+    x = x - mean
+    rest = (weight @ x)[0]  # what rounding left of the mean
+    x -= rest
+    scale = torch.linalg.vector_norm(x, dim=0) / len(x) ** 0.5
+    still = scale <= 10 * torch.finfo(x.dtype).eps * mean.abs()
+    scale = torch.where(still, torch.ones_like(scale), scale)
+    return x.div_(scale), mean + rest, scale
+
+
+def _narrow(x: Tensor) -> tuple[Tensor, Any]:
+    """Returns rows with no more columns than rows, rotated, and the way back for weights: no linear probe sees a difference."""
+    if x.shape[1] <= len(x):
+        return x, lambda w: w
+    q, r = torch.linalg.qr(x.T)  # (D, N), (N, N)
+    return r.T, lambda w: w @ q.T
+
+
+def _accuracy(predicted: np.ndarray, y: Labels) -> float:
+    y = y.cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if y.shape != predicted.shape:
+        raise ValueError(f"there must be one class for each of the {len(predicted)} rows, but y has shape {y.shape}.")
+    return float((predicted == y).mean())
