@@ -568,7 +568,7 @@ def test_byol_and_simsiam_distances_are_lightlys():
 def test_byol_teacher_moves_by_the_schedule():
     model = small()
     objective = ready(byol.BYOL, model, momentum=0.9)
-    assert [objective.momentum_at(x) for x in (0, 0.5, 1)] == pytest.approx([0.9, 0.95, 1.0])
+    assert [objective.momentum_at(x) for x in (0.0, 0.5, 1.0)] == pytest.approx([0.9, 0.95, 1.0])
     before = [p.clone() for p in objective.teacher.parameters()]
     with torch.no_grad():
         for p in model.parameters():

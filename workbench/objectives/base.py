@@ -70,7 +70,7 @@ class Objective(nn.Module, abc.ABC):
         return part
 
 
-def positive(name: str, value: float) -> float:
+def positive(name: str, value: int | float) -> int | float:
     """Returns ``value``, or says that it must be above 0."""
     if not value > 0:
         raise ValueError(f"{name} must be above 0, but got {value}.")
