@@ -205,6 +205,11 @@ def test_encoder_rejects_bytes_and_wrong_channels():
         Encoder(nn.Flatten(), Projector([4]), std=(0,))
 
 
+def test_encoder_wants_pooled_representations():
+    with pytest.raises(ValueError, match=r"gives representations \(B, D\), but this one gives \(2, 4, 15, 15\); pool them"):
+        Encoder(nn.Conv2d(3, 4, 2), Projector([4]))(torch.rand(2, 3, 16, 16))
+
+
 def test_frozen_encoder_trains_its_projector_alone():
     model = build_encoder("convnet", "16-8", width=2, frozen=True).train()
     before = {k: v.clone() for k, v in model.backbone.state_dict().items()}
@@ -512,6 +517,7 @@ def test_backbone_settings_follow_the_images():
     assert backbone("resnet18", width=4, image_size=224).stem == "imagenet"
     assert backbone("resnet18", width=4, image_size=224, stem="cifar").stem == "cifar"
     assert backbone("convnet-residual").residual_last
+    assert backbone("timm:test_vit", image_size=32, resize=True).size == 160
     assert backbone("timm:test_vit", image_size=32).model.pos_embed.shape[1] == 4 + 1
 
 

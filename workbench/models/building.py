@@ -43,7 +43,8 @@ def backbone(name: str, *, channels: int = 3, image_size: int | None = None, **s
             ``"timm:resnet50.a1_in1k"`` is downloaded, unless ``checkpoint=`` names a file.
         channels: Of the images.
         image_size: In pixels. Gives ``resnet18`` its stem (CIFAR's up to 64 pixels, and where no size is given) and a vision
-            transformer its grid.
+            transformer its grid; with ``resize=True`` the network keeps the size that it was published with, and the images are
+            brought to it (right for published weights and small images, and as slow as large ones).
         settings: Arguments of the class: ``width`` of ``ConvNet`` and ``ResNet18``, ``checkpoint``, ``resize`` ... of ``Timm``.
 
     Raises:
@@ -56,7 +57,8 @@ def backbone(name: str, *, channels: int = 3, image_size: int | None = None, **s
         return ResNet18(**{"stem": stem, "channels": channels} | settings)
     if not name.startswith("timm:"):
         raise ValueError(f"there is no backbone {name!r}; there are {', '.join(OWN)}, and 'timm:...' for those of timm")
-    settings = {"pretrained": _pretrained(name, settings), "channels": channels, "image_size": image_size} | settings
+    own_size = {} if settings.get("resize") else {"image_size": image_size}
+    settings = {"pretrained": _pretrained(name, settings), "channels": channels} | own_size | settings
     return Timm(name.removeprefix("timm:"), **settings)
 
 

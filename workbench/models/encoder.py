@@ -51,7 +51,7 @@ class Encoder(nn.Module):
     Raises:
         ValueError: If ``mean`` and ``std`` are not as many, or a std is not positive.
         TypeError: In ``forward``, if the images are not floating point, so not in [0, 1].
-        ValueError: In ``forward``, if the images' channels do not fit ``mean``.
+        ValueError: In ``forward``, if the images' channels do not fit ``mean``, or the backbone does not give (B, D).
     """
 
     def __init__(
@@ -76,6 +76,10 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Embedding:
         h = self.backbone(self.normalise(x))
+        if h.ndim != 2:
+            raise ValueError(
+                f"a backbone gives representations (B, D), but this one gives {tuple(h.shape)}; pool them in its forward"
+            )
         return Embedding(h, self.projector(h))
 
     def normalise(self, x: Tensor) -> Tensor:
