@@ -27,7 +27,7 @@ VERBS: dict[str, tuple[Verb, Options]] = {
     "data": (looking.menu(datasets, "List the data sets that need nothing but their name."), looking.no_options),
     "objectives": (looking.menu(objectives, "List the objectives."), looking.no_options),
     "backbones": (looking.list_backbones, looking.backbones_options),
-    "measures": (looking.menu(measures, "List the measures of one matrix that give one number."), looking.no_options),
+    "measures": (looking.menu(measures, "List the measures that give one number."), looking.no_options),
     "reproduce": (serving.reproduce, serving.reproduce_options),
     "apps": (serving.apps, serving.apps_options),
     "lab": (serving.lab, serving.lab_options),

@@ -77,7 +77,7 @@ def replay_run(args: argparse.Namespace) -> None:
     from workbench.run import Run
 
     run = Run(args.run, allow=args.allow)
-    images = given_images(args)
+    images = given_images(args, run)
     table = replay(run, images, layers=args.layers, steps=args.steps, n=args.n, progress=not args.no_progress)["measures"]
     _print(_by_layer(table[table["step"] == table["step"].max()]))
     print(f"\nstep {table['step'].max()} of {table['step'].nunique()} steps; all of them are in {run.path / 'tables'}")
@@ -104,7 +104,7 @@ def features(args: argparse.Namespace) -> None:
 
     run = Run(args.run, allow=args.allow)
     model = run.model(args.step)
-    images = given_images(args) or run.images()
+    images = given_images(args, run) or run.images()
     kept = extract(model, images, args.layers or main_layers(model), out=args.out, progress=not args.no_progress)
     print(f"{kept!r}\nin {args.out}")
 
@@ -128,8 +128,8 @@ def measure(args: argparse.Namespace) -> None:
     from workbench.measures.table import over_layers
 
     known = measures()
-    chosen = {name: choose("measure", name, known) for name in args.measures}
-    table = over_layers(Features.load(args.features), **chosen)
+    names = [choose("measure", name, known) for name in args.measures]
+    table = over_layers(Features.load(args.features), **{name: known[name] for name in names})
     if args.csv:
         print(table.to_csv(index=False), end="")
     else:

@@ -37,8 +37,9 @@ def train(args: argparse.Namespace) -> None:
 
     given, settings = vars(args), read_settings(args.set)
     trainer = Trainer(**{k: v for k, v in given.items() if k in Trainer.__dataclass_fields__})
-    objective = call(choose("objective", args.objective, objectives()), "objective", settings["objective"])
-    maker = choose("view maker", args.views, view_makers())
+    known, makers = objectives(), view_makers()
+    objective = call(known[choose("objective", args.objective, known)], "objective", settings["objective"])
+    maker = makers[choose("view maker", args.views, makers)]
     images = read_images(args.data, settings["data"])
     views = call(maker, "views", settings["views"], given={"images": images})
     channels, size = views(images.at([0]), torch.tensor([0])).images[0].shape[1:3]
@@ -106,7 +107,7 @@ def resume(args: argparse.Namespace) -> None:
     from workbench.spec import build
 
     run = Run(args.run, allow=args.allow)
-    images = given_images(args) or run.images()
+    images = given_images(args, run) or run.images()
     trainer, objective, views = (build(run.spec[part], allow=args.allow) for part in ("trainer", "objective", "views"))
     start = run.model(run.steps[0])  # the checkpoint replaces its weights, where there is one
     trainer.fit(start, objective, images, views, out=run.path, resume=True, progress=not args.no_progress)

@@ -3,12 +3,13 @@
 import argparse
 import ast
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workbench.data.images import Images
+    from workbench.run import Run
 
 PARTS = ("data", "views", "backbone", "objective")
 
@@ -30,8 +31,8 @@ def value(text: str) -> Any:
         return {"true": True, "false": False, "none": None, "null": None}.get(text.lower(), text)
 
 
-def choose(kind: str, name: str, known: Mapping[str, Any]) -> Any:
-    """Returns the entry of ``known`` that ``name`` means, whatever its case and hyphens.
+def choose(kind: str, name: str, known: Iterable[str]) -> str:
+    """Returns the one of ``known`` that ``name`` means, whatever its case and hyphens.
 
     Raises:
         UsageError: If there is none; the message lists them.
@@ -40,9 +41,9 @@ def choose(kind: str, name: str, known: Mapping[str, Any]) -> Any:
     def plain(text: str) -> str:
         return text.lower().replace("-", "").replace("_", "")
 
-    for own, thing in known.items():
+    for own in known:
         if plain(own) == plain(name):
-            return thing
+            return own
     raise UsageError(f"there is no {kind} {name!r}; there are {', '.join(known)}")
 
 
@@ -93,7 +94,7 @@ def read_images(name: str, settings: Mapping[str, Any]) -> "Images":
     if "/" in name or (path.exists() and name not in known):
         return call(workbench.data.folder, "data", settings, given={"path": path})
     try:
-        make = choose("data set", name, known)
+        make = known[choose("data set", name, known)]
     except UsageError as error:
         raise UsageError(f"{error}, or the path of a folder of images") from None
     return call(make, "data", settings)
@@ -118,14 +119,11 @@ def view_makers() -> dict[str, type]:
 
 
 def measures() -> dict[str, Callable]:
-    """Returns the measures of one matrix that give one number."""
+    """Returns the measures that give one number, by name: they declare what they are invariant to."""
     import workbench.measures
     from workbench.spec import available
 
-    def of_one_matrix(function: Callable) -> bool:
-        return sum(p.default is p.empty for p in inspect.signature(function).parameters.values()) == 1
-
-    return {n: f for n, f in available(workbench.measures, float).items() if inspect.isfunction(f) and of_one_matrix(f)}
+    return {name: f for name, f in available(workbench.measures, float).items() if hasattr(f, "invariances")}
 
 
 def run_option(parser: argparse.ArgumentParser) -> None:
@@ -142,6 +140,9 @@ def data_option(parser: argparse.ArgumentParser, about: str) -> None:
     )
 
 
-def given_images(args: argparse.Namespace) -> "Images | None":
-    """Returns the images that :func:`data_option` named, or None."""
-    return read_images(args.data, read_settings(args.set)["data"]) if args.data else None
+def given_images(args: argparse.Namespace, run: "Run") -> "Images | None":
+    """Returns the images that :func:`data_option` named, the run's own with the arguments that were set, or None."""
+    changes = read_settings(args.set)["data"]
+    if args.data:
+        return read_images(args.data, changes)
+    return run.images(**changes) if changes else None

@@ -1,0 +1,203 @@
+"""The command line does what the Python calls do, names what is known, and ends with honest exit codes."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+
+import workbench as wb
+from workbench.cli import VERBS, main
+from workbench.cli.typed import datasets, measures, objectives, value, view_makers
+
+TINY = ["--set", "data.n=96", "backbone.width=4", "--projector", "16-8", "--batch-size", "32", "--epochs", "2", "--no-progress"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run made on the command line."""
+    out = tmp_path_factory.mktemp("runs") / "shell"
+    settings = ["objective.temperature=0.3", "views.flip=0.0", "data.seed=3"]
+    assert main(["train", *TINY, "--set", *settings, "--lr", "2e-3", "--seed", "5", "--device", "cpu", "--out", str(out)]) == 0
+    return out
+
+
+def test_training_from_a_shell_gives_the_weights_of_the_python_call(trained, tmp_path):
+    torch.manual_seed(5)
+    model = wb.build_encoder("convnet", "16-8", channels=3, image_size=32, width=4)
+    trainer = wb.Trainer(epochs=2, batch_size=32, lr=2e-3, seed=5, device="cpu")
+    images, views = wb.garments(96, seed=3), wb.Augment(flip=0.0)
+    called = trainer.fit(model, wb.SimCLR(temperature=0.3), images, views, out=tmp_path / "called", progress=False)
+    typed = wb.Run(trained)
+    parts = ("trainer", "model", "objective", "views", "images", "total")
+    assert {p: typed.spec[p] for p in parts} == {p: called.spec[p] for p in parts}
+    ours, theirs = typed.model().state_dict(), called.model().state_dict()
+    assert typed.steps == called.steps
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+
+
+def test_what_a_run_says_in_a_shell(trained, capsys):
+    assert main(["show", str(trained)]) == 0
+    shown = capsys.readouterr().out
+    assert "objective.temperature" in shown
+    assert "0.3" in shown
+    assert "weights of steps 0, 1, 2" in shown
+    assert f"no tables yet: workbench replay {trained}" in shown
+    assert main(["show", str(trained), "--layers"]) == 0
+    assert "projector.0" in capsys.readouterr().out.splitlines()
+    assert main(["runs", str(trained.parent)]) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split()[:5] == ["run", "finished", "step", "total", "objective.is"]
+    assert row.split()[:5] == ["shell", "True", "6", "6", "SimCLR"]
+    assert main(["runs", str(trained.parent), "--csv"]) == 0
+    assert "trainer.weight_decay" in capsys.readouterr().out.splitlines()[0].split(",")
+
+
+def test_runs_are_compared_by_the_settings_in_which_they_differ(trained, tmp_path, capsys):
+    for name, lr in (("a", "1e-3"), ("b", "3e-3")):
+        spec = json.loads((trained / "run.json").read_text())
+        spec["trainer"]["lr"] = float(lr)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(spec))
+    assert main(["runs", str(tmp_path)]) == 0
+    header = capsys.readouterr().out.splitlines()[0].split()
+    assert "trainer.lr" in header
+    assert "trainer.warmup" not in header
+
+
+def test_features_and_measures_agree_with_the_library(trained, tmp_path, capsys):
+    out = tmp_path / "kept"
+    taken = ["features", str(trained), "--layers", "backbone", "projector", "--out", str(out), "--no-progress"]
+    assert main([*taken, "--set", "data.n=64", "data.split=test"]) == 0
+    assert "Features(64 rows; backbone 32, projector 8" in capsys.readouterr().out
+    assert main(["measure", str(out), "--measures", "RankMe", "participation-ratio", "--csv"]) == 0
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out), index_col=["layer", "measure"])
+    kept = wb.Features.load(out)
+    for layer in ("backbone", "projector"):
+        assert table.loc[(layer, "rankme"), "value"] == pytest.approx(float(wb.rankme(kept[layer])), rel=1e-6)
+        expected = float(wb.participation_ratio(kept[layer]))
+        assert table.loc[(layer, "participation_ratio"), "value"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_run_is_replayed_in_a_shell(trained, capsys):
+    asked = ["replay", str(trained), "--layers", "backbone", "projector", "--n", "48", "--steps", "0", "6", "--no-progress"]
+    assert main(asked) == 0
+    printed = capsys.readouterr().out
+    table = wb.Run(trained).table("measures")
+    assert set(table["step"]) == {0, 6}
+    last = table[(table["step"] == 6) & (table["layer"] == "projector") & (table["measure"] == "rankme")]["value"].item()
+    row = next(line for line in printed.splitlines() if line.split()[0] == "projector")
+    assert f"{last:.4g}" in row.split()
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (["train", "--objective", "simclrr", "--out", "x"], 2, "there is no objective 'simclrr'; there are BYOL, BarlowTwins"),
+        (
+            ["train", "--data", "garment", "--out", "x"],
+            2,
+            "there is no data set 'garment'; there are .*garments.*or the path of a folder",
+        ),
+        (["train", "--views", "crop", "--out", "x"], 2, "there is no view maker 'crop'; there are Augment"),
+        (
+            ["train", "--set", "objective.temp=1", "--out", "x"],
+            2,
+            "SimCLR takes no objective.temp; it takes objective.temperature",
+        ),
+        (["train", "--set", "lr=1", "--out", "x"], 2, "--set wants PART.KEY=VALUE with one of data, views, backbone, objective"),
+        (["train", "--backbone", "convnext", "--out", "x"], 1, "there is no backbone 'convnext'; there are convnet"),
+        (["train", "--projector", "64-x", "--out", "x"], 1, "a projector is widths such as '2048-2048-128'"),
+        (["train", "--epochs", "0", "--out", "x"], 1, "epochs must lie between 1 and 1e\\+09, but is 0"),
+        (["train", "--epochs", "many", "--out", "x"], 2, "argument --epochs: invalid int value: 'many'"),
+        (["train"], 2, "the following arguments are required: --out"),
+        (["fit"], 2, "invalid choice: 'fit'"),
+        (["show", "nowhere"], 1, "nowhere is no run: it does not exist"),
+        (["runs", "nowhere"], 1, "there is no folder nowhere"),
+        (["measure", "nowhere"], 1, "nowhere holds no features"),
+        (["reproduce", "nothing"], 1, "there is no notebook 'nothing'; there are"),
+        (["reproduce", "a", "b", "--out", "x"], 2, "--out names the folder of one notebook, but got 2"),
+        (["apps"], 1, "there is no folder apps/ here"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_an_exit_code(argv, code, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if argv == ["apps"]:
+        monkeypatch.setattr("workbench.notebooks.__file__", str(tmp_path / "site/workbench/notebooks.py"))
+    assert main(argv) == code
+    shown = capsys.readouterr()
+    assert re.search(said, shown.err.replace("\n", " ")), shown.err
+    assert shown.out == ""
+    assert "Traceback" not in shown.err
+
+
+def test_debug_shows_where_an_error_comes_from():
+    with pytest.raises(FileNotFoundError, match="nowhere is no run"):
+        main(["show", "nowhere", "--debug"])
+
+
+def test_every_verb_has_help_and_every_example_in_it_parses(capsys):
+    from workbench.cli import _parser
+
+    for name, (verb, _) in VERBS.items():
+        assert main([name, "--help"]) == 0
+        assert name in capsys.readouterr().out
+        for line in verb.__doc__.splitlines():
+            words = line.replace("'", "").partition(" > ")[0].split()
+            if words[:1] == ["workbench"]:
+                parsed = _parser(words[1:]).parse_args(words[1:])
+                assert parsed.run_verb is verb
+
+
+def test_menus_find_what_stands_in_the_library(capsys):
+    assert {"garments", "digits", "sprites", "fashion_mnist", "cifar10", "cifar100"} <= set(datasets())
+    assert "folder" not in datasets()
+    assert {"SimCLR", "DirectCLR", "VICReg", "BarlowTwins", "BYOL", "SimSiam", "SIGReg", "Supervised"} <= set(objectives())
+    assert {"Augment", "MultiCrop", "Rerender"} <= set(view_makers())
+    assert {"rankme", "alpha_req", "lidar"} <= set(measures())
+    assert "spectrum" not in measures()
+    for verb, found in (("data", datasets()), ("objectives", objectives()), ("measures", measures())):
+        assert main([verb]) == 0
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(found)
+    assert main(["backbones"]) == 0
+    assert "convnet" in capsys.readouterr().out.split()
+    assert main(["device"]) == 0
+    assert torch.__version__ in capsys.readouterr().out
+
+
+def test_values_are_read_as_python_or_as_words():
+    typed = {"1e-3": 1e-3, "3": 3, "0.2": 0.2, "true": True, "None": None, "[1, 2]": [1, 2], "(0.2, 1.0)": (0.2, 1.0)}
+    typed |= {"cpu": "cpu", "runs/a": "runs/a", "'3'": "3", "null": None, "-1": -1}
+    for text, expected in typed.items():
+        assert value(text) == expected
+        assert type(value(text)) is type(expected)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_ctrl_c_keeps_the_run_says_how_to_go_on_and_resume_ends_at_the_uninterrupted_weights(tmp_path):
+    arguments = ["train", *TINY, "--epochs", "80", "--device", "cpu", "--out"]
+    command = [sys.executable, "-m", "workbench.cli", *arguments, str(tmp_path / "stopped"), "--checkpoint-seconds", "0.05"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    last = tmp_path / "stopped/last"
+    deadline = time.monotonic() + 120
+    while not list(last.glob("*.safetensors")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert f"workbench resume {tmp_path / 'stopped'}" in said
+    assert "Traceback" not in said
+    stopped = wb.Run(tmp_path / "stopped")
+    assert not stopped.finished
+    assert main(["resume", str(stopped.path), "--no-progress"]) == 0
+    assert main([*arguments, str(tmp_path / "whole")]) == 0
+    ours, theirs = stopped.model().state_dict(), wb.Run(tmp_path / "whole").model().state_dict()
+    assert wb.Run(stopped.path).finished
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
