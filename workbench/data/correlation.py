@@ -34,7 +34,7 @@ def correlate(
         images: Where the factors are independent, best a full grid.
         a: A factor.
         b: Another, or several that are all tied to ``a`` (the paper's confounder). For two separate pairs call twice.
-        sigma: .4 is a weak correlation (.43 for uniform factors), .1 a strong one (.94), .04 a severe one.
+        sigma: .4 makes a weak correlation (.40 of uniform factors), .1 a strong one (.94), .04 a severe one (.99).
         inverse: Whether high values of ``a`` go with low ones of ``b`` instead.
         method: ``"resample"`` draws ``n`` images with repetition, the paper's protocol; ``"thin"`` keeps each image once or not
             at all, with the probability itself, so that fewer are left.

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import html
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -125,7 +126,7 @@ class Images:
 
     def _numbers(self, rows: Rows) -> np.ndarray:
         if isinstance(rows, slice):
-            return np.arange(len(self))[rows]
+            return np.ascontiguousarray(np.arange(len(self))[rows])
         wanted = f"{self.name}: images are picked by a slice, a mask or row numbers"
         if isinstance(rows, int | np.integer):
             raise TypeError(f"{wanted}; for one image write images[{rows}:{rows + 1}] or images.at([{rows}])")
@@ -154,7 +155,7 @@ class Images:
 
     def at(self, rows: Sequence[int] | np.ndarray | Tensor) -> Tensor:
         """Returns the pixels (uint8, n C H W) of some rows, on the device of the pixels."""
-        rows = torch.as_tensor(rows, dtype=torch.int64)
+        rows = rows if isinstance(rows, Tensor) else torch.tensor(np.asarray(rows), dtype=torch.int64)
         if isinstance(self.pixels, Tensor):
             return self.pixels[rows.to(self.pixels.device)]
         return torch.from_numpy(np.require(self.pixels[rows.cpu().numpy()], requirements=["C", "W"]))
@@ -239,12 +240,10 @@ def subset(images: Images, rows: str) -> Images:
         >>> subset(images, "0:3,7").factors["label"].tolist()
         [0, 1, 2, 7]
     """
-    try:
-        ends = [
-            (int(start), int(stop or start) + (not stop)) for start, _, stop in (p.partition(":") for p in rows.split(",") if p)
-        ]
-    except ValueError as error:
-        raise ValueError(f"rows are written like '0:100,205', but got {rows[:60]!r}") from error
+    if not re.fullmatch(r"(\d+(:\d+)?(,\d+(:\d+)?)*)?", rows):
+        raise ValueError(f"rows are written like '0:100,205', but got {rows[:60]!r}")
+    parts = [part.partition(":") for part in rows.split(",") if part]
+    ends = [(int(start), int(stop) if stop else int(start) + 1) for start, _, stop in parts]
     if any(not 0 <= start < stop <= len(images) for start, stop in ends):
         raise ValueError(f"{images.name} has rows 0 to {len(images) - 1}, but the subset {rows[:60]!r} asks for others")
     return images[np.concatenate([np.arange(0), *(np.arange(start, stop) for start, stop in ends)])]
