@@ -234,7 +234,6 @@ class Training(Iterator[Step]):
         self.shape = tuple(views(self.images.at([0, 1]), torch.arange(2)).images[0].shape[1:])  # (C, H, W) of a view
         objective.to(self.device)
         objective.read(images.factors)
-        objective.read(images.factors)
         objective.begin(model, sample_embedding(model, *self.shape))
         system = System(model, objective).to(self.device, memory_format=torch.channels_last).train()
         if world() > 1 and self.device.type == "cuda":
@@ -333,7 +332,8 @@ class Training(Iterator[Step]):
         epoch, b = divmod(k, self.total // self.trainer.epochs)
         if self._order is None or self._order[0] != epoch:
             g = torch.Generator().manual_seed(_mix(self.trainer.seed, epoch, 1))
-            self._order = epoch, torch.randperm(len(self.images), generator=g)
+            order = torch.randperm(len(self.images), generator=g)
+            self._order = epoch, order.to(getattr(self.images.pixels, "device", "cpu"))  # rows beside pixels: no step waits
         index = self._order[1][b * size : (b + 1) * size][rank() :: world()]
         pixels = self.images.at(index)
         if pixels.device != self.device:
