@@ -1,10 +1,14 @@
-"""The linear networks of the dimensional-collapse paper behave as its theorems say."""
+"""Dimensional collapse: the linear networks behave as the paper's theorems say; the real recipes are what they claim to be."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from workbench.core import Views
+from workbench.models.fixed import FixedProjector
 from workbench.papers import dimensional_collapse as dc
+from workbench.spec import build, describe
 
 SEEDS = (0, 1, 2)
 
@@ -127,3 +131,98 @@ def test_the_same_seed_gives_the_same_table_and_the_table_is_tidy():
 def test_wrong_settings_say_what_was_wanted(call, text):
     with pytest.raises(ValueError, match=text):
         call()
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("smoke")
+    return folder, *dc.reproduce(folder, scale="smoke", seeds=[0], progress=False)
+
+
+def test_reproduction_has_every_condition_beside_its_controls(smoke):
+    _, measures, spectra = smoke
+    assert set(measures["condition"]) == {*dc.PUBLISHED, "untrained", "raw pixels", "chance"}
+    assert set(measures["measure"]) == {"linear", "knn", "rankme"}
+    accuracy = measures[measures["measure"] != "rankme"]["value"]
+    assert accuracy.between(0, 1).all()
+    widths = spectra.groupby(["condition", "layer"])["rank"].max()
+    assert (widths.xs("backbone", level="layer") == 32).all()
+    assert (widths.xs("projector", level="layer") == 16).all()
+    rank = measures[(measures["measure"] == "rankme") & (measures["layer"] == "backbone")]["value"]
+    assert rank.between(1, 32.01).all()
+
+
+def test_reproduction_does_not_train_again_what_stands(smoke):
+    folder, measures, spectra = smoke
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
+    again = dc.reproduce(folder, scale="smoke", seeds=[0], progress=False)
+    assert len(before) > 6
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
+    pd.testing.assert_frame_equal(again[0], measures)
+    pd.testing.assert_frame_equal(again[1], spectra)
+
+
+def test_summary_puts_mean_and_spread_beside_the_published(smoke):
+    _, measures, _ = smoke
+    two = pd.concat([measures, measures.assign(seed=1, value=measures["value"] + 0.02)])
+    table = dc.summary(two)
+    value = measures.query("condition == 'none' and layer == 'backbone' and measure == 'linear'")["value"].item()
+    assert table.loc["none", "linear"] == f"{100 * value + 1:.1f} ± {2 / 2**0.5:.1f}"
+    assert table.loc["DirectCLR", "published"] == 62.7
+    assert list(table.index) == [*dc.PUBLISHED, "untrained", "raw pixels", "chance"]
+
+
+def test_conditions_differ_in_the_projector_alone():
+    models = {c: dc.recipe(c, scale="smoke", seed=3)[0] for c in dc.PUBLISHED}
+    weights = [torch.cat([p.flatten() for p in m.backbone.parameters()]) for m in models.values()]
+    assert all(torch.equal(weights[0], w) for w in weights[1:])
+    other = dc.recipe("none", scale="smoke", seed=4)[0]
+    assert not torch.equal(weights[0], torch.cat([p.flatten() for p in other.backbone.parameters()]))
+    x = torch.rand(4, 3, 32, 32)
+    assert {c: m(x).z.shape[1] for c, m in models.items()} == {
+        "2-layer MLP": 16, "linear": 16, "none": 32, "DirectCLR": 32, "fixed orthogonal": 8, "resampled": 8,
+    }  # fmt: skip
+    assert [p.requires_grad for p in models["fixed orthogonal"].projector.parameters()] == []
+
+
+def test_dimensions_that_directclr_leaves_alone_learn_through_the_residual():
+    model, objective = dc.recipe("DirectCLR", scale="smoke")
+    maps = {}
+
+    def keep(_module, arguments, output):
+        maps["before"], maps["after"] = arguments[0], output
+        arguments[0].retain_grad()
+        output.retain_grad()
+
+    list(model.backbone.children())[-1].register_forward_hook(keep)
+    views = [torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    objective(model, Views(views, torch.arange(8)))["loss"].backward()
+    before, after = (maps[name].grad.abs().sum((0, 2, 3)) for name in ("before", "after"))
+    assert (after[8:] == 0).all()
+    assert (after[:8] > 0).all()
+    assert (before > 0).all()
+
+
+def test_unknown_conditions_are_named():
+    with pytest.raises(KeyError, match="there is no 'MLP'; there are 2-layer MLP"):
+        dc.recipe("MLP")
+    with pytest.raises(KeyError, match="there is no 'tpu'"):
+        dc.recipe("none", scale="tpu")
+
+
+def test_fixed_projectors():
+    h = torch.randn(5, 12)
+    assert torch.equal(FixedProjector(12, 3)(h), h[:, :3])
+    orthogonal = FixedProjector(12, 4, kind="orthogonal", seed=1)
+    assert torch.allclose(orthogonal.directions.T @ orthogonal.directions, torch.eye(4), atol=1e-6)
+    assert torch.equal(build(describe(orthogonal))(h), orthogonal(h))
+    resampled = FixedProjector(12, 3, kind="resampled").train()
+    torch.manual_seed(0)
+    kept = [resampled(h) for _ in range(8)]
+    assert len({tuple(z[0].tolist()) for z in kept}) > 1
+    assert all(any(torch.equal(column, h[:, j]) for j in range(12)) for z in kept for column in z.T)
+    assert torch.equal(resampled.eval()(h), h)
+    with pytest.raises(ValueError, match="from 1 to 12 of 12 dimensions, but dim is 13"):
+        FixedProjector(12, 13)
+    with pytest.raises(ValueError, match="one of diagonal, orthogonal, resampled"):
+        FixedProjector(12, 3, kind="random")

@@ -11,16 +11,38 @@ References:
     https://arxiv.org/abs/2110.09348; settings of the linear networks as in the authors' released toys.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
+
+from workbench.data.images import Images
+from workbench.data.wardrobe import garments
+from workbench.features import Features, extract
+from workbench.measures.spectral import rankme, spectrum
+from workbench.measures.table import over_layers
+from workbench.models.building import backbone
+from workbench.models.encoder import Encoder, Projector
+from workbench.models.fixed import FixedProjector
+from workbench.objectives.base import Objective
+from workbench.objectives.directclr import DirectCLR
+from workbench.objectives.simclr import SimCLR
+from workbench.probes import KNNProbe, LinearProbe, probe_layers
+from workbench.run import Run
+from workbench.train import Trainer
+from workbench.views.augment import Augment
 
 __all__ = [
+    "PUBLISHED",
+    "SCALES",
     "Moment",
+    "Scale",
     "alignment",
     "augmentation_live",
     "augmentation_toy",
@@ -30,7 +52,13 @@ __all__ = [
     "depth_live",
     "depth_toy",
     "gradient_flow",
+    "measure",
+    "raw_pixels",
+    "recipe",
+    "reproduce",
     "split_gap",
+    "summary",
+    "train",
 ]
 
 WIDTH = 16
@@ -257,3 +285,150 @@ def gradient_flow(first: Tensor, second: Tensor, x: Tensor, *, h: float, time: f
     if not (first.isfinite().all() and second.isfinite().all()):
         raise ValueError(f"with X fixed the weights are infinite before time {time}; choose a shorter time or smaller weights")
     return first, second
+
+
+PUBLISHED = {
+    "2-layer MLP": 66.5,
+    "linear": 61.1,
+    "none": 51.5,
+    "DirectCLR": 62.7,
+    "fixed orthogonal": 62.3,
+    "resampled": 43.0,
+}
+"""The paper's conditions, and the accuracy (%) of a linear probe on ImageNet that it gives them (tables 1 and 2, appendix F)."""
+
+
+class Scale(NamedTuple):
+    """How large a reproduction is; ``dim`` is the paper's d0, how many dimensions DirectCLR contrasts."""
+
+    backbone: dict[str, object]
+    images: int
+    held_out: int
+    epochs: int
+    batch_size: int
+    lr: float
+    embedding: int
+    dim: int
+    temperature: float
+
+
+SCALES = {
+    "smoke": Scale({"name": "convnet-residual", "width": 4}, 512, 256, 1, 64, 2e-3, 16, 8, 0.2),
+    "cpu": Scale({"name": "convnet-residual", "width": 16}, 10_000, 2_000, 15, 256, 2e-3, 64, 32, 0.2),
+    "gpu": Scale({"name": "resnet18"}, 50_000, 2_000, 100, 512, 2e-3, 128, 90, 0.2),
+}
+
+
+def recipe(condition: str, *, scale: str = "cpu", seed: int = 0) -> tuple[Encoder, Objective]:
+    """Returns a model, freshly made from ``seed``, and the objective of one of the conditions in ``PUBLISHED``.
+
+    The backbone is the same in all, and its last block is residual: DirectCLR's argument rests on that.
+
+    Raises:
+        KeyError: If there is no such condition or scale.
+    """
+    for name, known in [(condition, PUBLISHED), (scale, SCALES)]:
+        if name not in known:
+            raise KeyError(f"there is no {name!r}; there are {', '.join(known)}")
+    s = SCALES[scale]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = backbone(**s.backbone)
+        d = body.out
+        projector = {
+            "2-layer MLP": lambda: Projector([d, d, s.embedding], norm_last=True),
+            "linear": lambda: Projector([d, s.embedding]),
+            "fixed orthogonal": lambda: FixedProjector(d, s.dim, kind="orthogonal", seed=seed),
+            "resampled": lambda: FixedProjector(d, s.dim, kind="resampled"),
+        }.get(condition, lambda: Projector([]))()
+    objective = DirectCLR(dim=s.dim, temperature=s.temperature) if condition == "DirectCLR" else SimCLR(temperature=s.temperature)
+    return Encoder(body, projector), objective
+
+
+def train(condition: str, out: str | Path, *, scale: str = "cpu", seed: int = 0, progress: bool = True) -> Run:
+    """Trains one condition into the folder ``out/condition-seed``, or goes on with, or opens, the run that is there."""
+    s = SCALES[scale]
+    model, objective = recipe(condition, scale=scale, seed=seed)
+    trainer = Trainer(epochs=s.epochs, batch_size=s.batch_size, lr=s.lr, seed=seed)
+    folder = Path(out) / f"{condition.replace(' ', '-').lower()}-{seed}"
+    images = garments(s.images)
+    return trainer.fit(model, objective, images, Augment(), out=folder, resume=True, snapshots=8, progress=progress)
+
+
+def measure(run: Run, *, scale: str = "cpu", step: int | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns what one run's representation and embedding are worth on held-out garments, after ``step`` or at the end.
+
+    Returns:
+        measures: Columns layer, measure, value: ``linear`` and ``knn``, accuracies of probes fitted on the training images;
+            ``rankme`` of the held-out ones.
+        spectra: Columns layer, rank, value: DirectCLR's spectrum of the held-out images.
+    """
+    model = run.model(step).to("cuda" if torch.cuda.is_available() else "cpu")
+    layers = ["backbone", *(["projector"] if len(list(model.projector.children())) else [])]
+    known, seen = (extract(model, images, layers, progress=False) for images in _images(scale))
+    return _probed(known, seen), over_layers(seen, spectrum=spectrum)[["layer", "rank", "value"]]
+
+
+def raw_pixels(*, scale: str = "cpu") -> pd.DataFrame:
+    """Returns the same measures of the pixels themselves: what is to be had without learning."""
+    parts = (Features({"pixels": images.at(range(len(images))).flatten(1).float()}, images.factors) for images in _images(scale))
+    return _probed(*parts)
+
+
+def reproduce(
+    out: str | Path,
+    *,
+    scale: str = "cpu",
+    seeds: Sequence[int] = (0, 1, 2),
+    conditions: Sequence[str] = tuple(PUBLISHED),
+    progress: bool = True,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Trains every condition with every seed and measures it beside an untrained network, raw pixels and chance.
+
+    Runs that stand in ``out`` are not trained again.
+
+    Returns:
+        measures: Columns condition, seed, layer, measure, value; see :func:`measure`.
+        spectra: Columns condition, seed, layer, rank, value.
+    """
+    rows, curves = [raw_pixels(scale=scale).assign(condition="raw pixels", seed=seeds[0])], []
+    labels = garments(SCALES[scale].held_out, split="test").factors["label"]
+    chance = {"layer": "pixels", "measure": "linear", "value": labels.value_counts(normalize=True).max()}
+    rows.append(pd.DataFrame([chance]).assign(condition="chance", seed=seeds[0]))
+    bar = tqdm([(c, seed) for seed in seeds for c in conditions], desc="conditions", unit="run", disable=not progress)
+    for condition, seed in bar:
+        bar.set_postfix_str(f"{condition}, seed {seed}")
+        run = train(condition, out, scale=scale, seed=seed, progress=False)
+        looks = {condition: None} | ({"untrained": 0} if condition == conditions[0] else {})
+        for name, step in looks.items():
+            table, curve = measure(run, scale=scale, step=step)
+            rows.append(table.assign(condition=name, seed=seed))
+            curves.append(curve.assign(condition=name, seed=seed))
+    return pd.concat(rows, ignore_index=True), pd.concat(curves, ignore_index=True)
+
+
+def summary(measures: pd.DataFrame) -> pd.DataFrame:
+    """Returns a row a condition: mean and standard deviation over seeds of each measure of the representation, and the published.
+
+    Accuracies are in percent; the last column is the paper's linear probe on ImageNet.
+    """
+    table = measures[measures["layer"].isin(["backbone", "pixels"])].copy()
+    table.loc[table["measure"].isin(["linear", "knn"]), "value"] *= 100
+    cells = table.groupby(["condition", "measure"])["value"].agg(["mean", "std", "size"])
+    text = [f"{m:.1f} ± {s:.1f}" if n > 1 else f"{m:.1f}" for m, s, n in cells.itertuples(index=False)]
+    wide = pd.Series(text, cells.index).unstack().reindex(columns=["linear", "knn", "rankme"])
+    order = [c for c in [*PUBLISHED, "untrained", "raw pixels", "chance"] if c in wide.index]
+    return wide.loc[order].assign(published=pd.Series(PUBLISHED)).fillna("")
+
+
+@functools.lru_cache(maxsize=2)
+def _images(scale: str) -> tuple[Images, Images]:
+    s = SCALES[scale]
+    return garments(s.images), garments(s.held_out, split="test")
+
+
+def _probed(known: Features, seen: Features) -> pd.DataFrame:
+    probes = {"linear": LinearProbe(), "knn": KNNProbe()}
+    tables = [probe_layers(known, seen, factor="label", probe=p).assign(measure=name) for name, p in probes.items()]
+    tables.append(over_layers(seen, rankme=rankme))
+    return pd.concat([t[["layer", "measure", "value"]] for t in tables], ignore_index=True)

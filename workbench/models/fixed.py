@@ -1,0 +1,53 @@
+r"""A linear projector that never learns: what remains of a projector when its training is taken away.
+
+Jing et al. (2022, table 2) replace SimCLR's projector by :math:`z = P h` with :math:`P` fixed. Of full rank it does no better
+than no projector; of low rank :math:`d_0`, orthogonal or diagonal, it does nearly as well as a trained one. With the diagonal of
+:math:`d_0` ones it is DirectCLR. Choosing other :math:`d_0` dimensions for every batch (their appendix F) is a control:
+then all dimensions are contrasted in turn, and nothing is left alone.
+"""
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+__all__ = ["FixedProjector"]
+
+KINDS = ("diagonal", "orthogonal", "resampled")
+
+
+class FixedProjector(nn.Module):
+    """Representations (B, width) to embeddings (B, dim), by a map without parameters.
+
+    Arguments:
+        width: Of the representation.
+        dim: Of the embedding, at most the width.
+        kind: ``"diagonal"``, the first ``dim`` dimensions; ``"orthogonal"``, ``dim`` random orthonormal directions;
+            ``"resampled"``, other ``dim`` dimensions for every batch in training (all in evaluation, so that the embedding is
+            the representation).
+        seed: Of the orthonormal directions.
+
+    Raises:
+        ValueError: If there is no such kind or the widths do not fit.
+
+    Example:
+        >>> FixedProjector(4, 2)(torch.arange(4.0)[None])
+        tensor([[0., 1.]])
+    """
+
+    def __init__(self, width: int, dim: int, *, kind: str = "diagonal", seed: int = 0) -> None:
+        super().__init__()
+        if kind not in KINDS:
+            raise ValueError(f"a fixed projector is one of {', '.join(KINDS)}, but got {kind!r}")
+        if not 1 <= dim <= width:
+            raise ValueError(f"a fixed projector keeps from 1 to {width} of {width} dimensions, but dim is {dim}")
+        self.width, self.dim, self.kind, self.seed = width, dim, kind, seed
+        if kind == "orthogonal":
+            square = torch.randn(width, width, generator=torch.Generator().manual_seed(seed))
+            self.register_buffer("directions", torch.linalg.qr(square).Q[:, :dim].contiguous(), persistent=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        if self.kind == "orthogonal":
+            return h @ self.directions
+        if self.kind == "diagonal":
+            return h[:, : self.dim]
+        return h[:, torch.randperm(self.width, device=h.device)[: self.dim]] if self.training else h
