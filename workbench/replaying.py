@@ -60,7 +60,8 @@ def replay(
         new = {"spectrum": _spectra(seen), "measures": _measures(seen, known, factor)}
         for name, table in tables.items():
             stale = (table["step"] == step) & table["layer"].isin(layers)
-            joined = pd.concat([table[~stale], new[name].assign(step=step, images=digest(held_out))], ignore_index=True)
+            new[name] = new[name].assign(step=step, images=digest(held_out))
+            joined = pd.concat([table[~stale], new[name]], ignore_index=True) if len(table) else new[name]
             tables[name] = joined.sort_values("step", kind="stable", ignore_index=True)
             run.write_table(name, tables[name])
     return tables
