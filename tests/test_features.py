@@ -71,7 +71,9 @@ def test_a_store_on_disk_is_the_same_and_is_a_memory_map(model, images, tmp_path
     for layer in LAYERS:
         torch.testing.assert_close(disk[layer], memory[layer], rtol=1e-4, atol=1e-5)
         assert torch.equal(again[layer], disk[layer])
-    assert sorted(p.name for p in (tmp_path / "store").iterdir()) == sorted([f"{n}.npy" for n in LAYERS] + ["factors.parquet", "store.json"])
+    assert sorted(p.name for p in (tmp_path / "store").iterdir()) == sorted(
+        [f"{n}.npy" for n in LAYERS] + ["factors.parquet", "store.json"]
+    )
     assert np.load(tmp_path / "store" / "backbone.npy").shape == (50, 64) == tuple(memory["backbone"].shape)
     assert [len(c) for c in again.chunks("projector", 20)] == [20, 20, 10]
 

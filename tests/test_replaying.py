@@ -12,7 +12,9 @@ def run(tmp_path_factory):
     torch.manual_seed(0)
     model = wb.build_encoder("convnet", "32-16", width=4)
     trainer = wb.Trainer(epochs=2, batch_size=64, device="cpu", precision="fp32")
-    return trainer.fit(model, wb.SimCLR(), wb.garments(256), wb.Augment(), out=tmp_path_factory.mktemp("runs") / "a", progress=False)
+    return trainer.fit(
+        model, wb.SimCLR(), wb.garments(256), wb.Augment(), out=tmp_path_factory.mktemp("runs") / "a", progress=False
+    )
 
 
 def test_the_tables_hold_every_step_and_layer_and_agree_with_the_measures(run):
@@ -40,7 +42,9 @@ def test_what_was_measured_is_not_measured_again_and_new_layers_join(run, monkey
     first = wb.replay(run, n=128, progress=False)
     seen = []
     extract = workbench.replaying.extract
-    monkeypatch.setattr(workbench.replaying, "extract", lambda m, i, layers, **k: seen.append(list(layers)) or extract(m, i, layers, **k))
+    monkeypatch.setattr(
+        workbench.replaying, "extract", lambda m, i, layers, **k: seen.append(list(layers)) or extract(m, i, layers, **k)
+    )
     again = wb.replay(run, n=128, progress=False)
     assert not seen and len(again["measures"]) == len(first["measures"])
     more = wb.replay(run, layers=["projector.0.0"], n=128, progress=False)

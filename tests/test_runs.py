@@ -52,7 +52,7 @@ def test_it_reopens_as_it_was(made):
 
 
 def test_the_objective_comes_back_with_what_it_learned(made):
-    run, model, _ = made
+    run, _model, _ = made
     objective = run.objective()
     _, tensors, _ = run.checkpoint()
     teacher = {k: v for k, v in tensors.items() if k.startswith("objective.")}
@@ -120,7 +120,11 @@ def test_a_run_with_a_damaged_checkpoint_resumes_to_the_same_weights(run, made):
     newest.write_bytes(b"nonsense")
     (run.path / "weights" / "00000004.safetensors").unlink()
     g = torch.Generator().manual_seed(1)
-    images = wb.Images(torch.randint(0, 256, (64, 3, 16, 16), generator=g, dtype=torch.uint8), pd.DataFrame({"label": np.arange(64) % 4}), "noise")
+    images = wb.Images(
+        torch.randint(0, 256, (64, 3, 16, 16), generator=g, dtype=torch.uint8),
+        pd.DataFrame({"label": np.arange(64) % 4}),
+        "noise",
+    )
     torch.manual_seed(0)
     backbone = wb.ConvNet(8)
     model = wb.Encoder(backbone, wb.Projector([backbone.out, 16, 8]))
@@ -252,8 +256,12 @@ def test_images_from_elsewhere_have_to_be_passed(run):
 def test_images_drawn_here_are_drawn_again(tmp_path):
     images = wb.garments(64, seed=3)
     run, *_ = make(tmp_path / "other")
-    again = rewrite(run, images={"name": "garments", "recipe": images.recipe, "digest": wb.digest(images), "shape": [3, 32, 32]}).images()
+    again = rewrite(
+        run, images={"name": "garments", "recipe": images.recipe, "digest": wb.digest(images), "shape": [3, 32, 32]}
+    ).images()
     assert torch.equal(torch.as_tensor(again.pixels), torch.as_tensor(images.pixels))
-    changed = rewrite(run, images={"name": "garments", "recipe": images.recipe | {"seed": 4}, "digest": wb.digest(images), "shape": [3, 32, 32]})
+    changed = rewrite(
+        run, images={"name": "garments", "recipe": images.recipe | {"seed": 4}, "digest": wb.digest(images), "shape": [3, 32, 32]}
+    )
     with pytest.raises(ValueError, match="differs from what"):
         changed.images()

@@ -187,7 +187,9 @@ def test_the_loss_that_is_not_finite_stops_with_step_terms_and_checkpoint(tmp_pa
             return {"loss": loss * (math.nan if self.calls == 5 else 1), "size": loss}
 
     trainer, (model, _, images, views) = setup()
-    with pytest.raises(wb.NotFinite, match=r"at step 5 \(loss nan, size .*\); lower lr.*last good checkpoint is .*00000004") as caught:
+    with pytest.raises(
+        wb.NotFinite, match=r"at step 5 \(loss nan, size .*\); lower lr.*last good checkpoint is .*00000004"
+    ) as caught:
         trainer.fit(model, Bursts(), images, views, out=tmp_path / "run", checkpoint_seconds=0, progress=False)
     assert caught.value.step == 5 and set(caught.value.terms) == {"loss", "size"}
     _, tensors, about = wb.Run(tmp_path / "run").checkpoint()
@@ -293,7 +295,8 @@ TWO = SETUP + textwrap.dedent(
             return wb.Views([x, x.flip(-1)], index)
     def model():
         torch.manual_seed(0)
-        parts = nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()  # no BatchNorm: its statistics are a process's own
+        # no BatchNorm: its statistics are a process's own
+        parts = nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
         return wb.Encoder(nn.Sequential(*parts), nn.Linear(8, 6))
     def main(out):
         trainer, (_, _, images, _) = setup(epochs=2)
@@ -311,7 +314,16 @@ def test_two_processes_train_and_extract_like_one(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(TWO)
     # `accelerate launch` starts several processes on GPUs only; on a CPU it leaves that to torch's own launcher, as here.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), str(tmp_path / "two")]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(script),
+        str(tmp_path / "two"),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -141,7 +141,9 @@ def extract(
     hooks = [module.register_forward_hook(_keeper(name, held)) for name, module in modules.items()]
     training, device = model.training, next((p.device for p in model.parameters()), torch.device("cpu"))
     start, copies = sink.start(first)
-    bar = tqdm(total=last - first, initial=start - first, unit="img", desc="features", disable=not progress or rank() > 0, leave=False)
+    bar = tqdm(
+        total=last - first, initial=start - first, unit="img", desc="features", disable=not progress or rank() > 0, leave=False
+    )
     model.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), bar:
@@ -161,7 +163,9 @@ def extract(
                     held.update({k: torch.stack([p[k] for p in parts], 1).flatten(0, 1) for k in names})  # (B * V, D)
                 for name in names:
                     if not torch.isfinite(held[name]).all():
-                        raise ValueError(f"layer {name!r} is not finite for images {a} to {int(index[-1])}: the model has diverged")
+                        raise ValueError(
+                            f"layer {name!r} is not finite for images {a} to {int(index[-1])}: the model has diverged"
+                        )
                 sink.take(a, len(images), copies, held)
                 bar.update(len(index))
     finally:
@@ -210,7 +214,9 @@ def _keeper(name: str, held: dict[str, Tensor]) -> Callable:
     def keep(_module: nn.Module, _input: tuple, output: object) -> None:
         output = output[0] if isinstance(output, tuple | list) else output
         if not isinstance(output, Tensor) or output.ndim < 2:
-            raise ValueError(f"layer {name!r} gives {type(output).__name__}, not a tensor with a row an image; take a layer inside it")
+            raise ValueError(
+                f"layer {name!r} gives {type(output).__name__}, not a tensor with a row an image; take a layer inside it"
+            )
         if output.ndim == 4:
             output = output.mean((2, 3))  # (B, C, H, W) -> (B, C)
         elif output.ndim > 2:
@@ -241,7 +247,7 @@ class _Memory:
 class _Disk:
     """Rows straight to their place in the files; a mark for each process remembers how far it came."""
 
-    def __init__(self, folder: Path, key: dict):
+    def __init__(self, folder: Path, key: dict) -> None:
         self.folder, self.key, self.part = folder, key, folder.with_name(folder.name + ".part")
         self.mark = self.part / f"done-{rank()}-of-{world()}.json"
         self.files: dict[str, tuple[int, int]] = {}
@@ -250,7 +256,9 @@ class _Disk:
         if not (self.folder / "store.json").exists():
             return False
         if json.loads((self.folder / "store.json").read_text()) != self.key:
-            raise FileExistsError(f"{self.folder} holds features of another model or other images; give another folder, or delete it")
+            raise FileExistsError(
+                f"{self.folder} holds features of another model or other images; give another folder, or delete it"
+            )
         return True
 
     def start(self, first: int) -> tuple[int, int]:

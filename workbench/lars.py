@@ -35,7 +35,7 @@ class LARS(torch.optim.Optimizer):
 
     def __init__(
         self, params: Iterable[Any], lr: float, *, weight_decay: float = 0.0, momentum: float = 0.9, eta: float = 0.001
-    ):
+    ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta})
 
     @torch.no_grad()
@@ -58,7 +58,8 @@ class LARS(torch.optim.Optimizer):
             updates = torch._foreach_add(updates, params, alpha=group["weight_decay"])
             sizes, slopes = torch._foreach_norm(params), torch._foreach_norm(updates)
             trust = [
-                torch.where((w > 0) & (g > 0), group["eta"] * w / g, torch.ones_like(w)) for w, g in zip(sizes, slopes, strict=True)
+                torch.where((w > 0) & (g > 0), group["eta"] * w / g, torch.ones_like(w))
+                for w, g in zip(sizes, slopes, strict=True)
             ]
             updates = torch._foreach_mul(updates, trust)
         for p in params:

@@ -53,7 +53,9 @@ def replay(
     wanted = [*wanted[-1:], *wanted[:-1]]
     tables = {name: _kept(run, name, digest(held_out)) for name in ("spectrum", "measures")}
     done = {(s, name) for s, name in zip(tables["measures"]["step"], tables["measures"]["layer"], strict=True)}
-    for step in tqdm([s for s in wanted if any((s, name) not in done for name in layers)], desc="replay", unit="step", disable=not progress):
+    for step in tqdm(
+        [s for s in wanted if any((s, name) not in done for name in layers)], desc="replay", unit="step", disable=not progress
+    ):
         model = run.model(step)
         seen = extract(model, held_out, layers, progress=False)
         known = extract(model, bank, layers, progress=False) if factor in bank.factors else None

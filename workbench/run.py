@@ -39,7 +39,7 @@ class Run:
         ValueError: If ``run.json`` is damaged.
     """
 
-    def __init__(self, path: str | Path, *, allow: Sequence[str] = ()):
+    def __init__(self, path: str | Path, *, allow: Sequence[str] = ()) -> None:
         self.path, self.allow = Path(path), tuple(allow)
         if not (self.path / "run.json").is_file():
             there = "it does not exist" if not self.path.exists() else "it holds no run.json"
@@ -57,15 +57,16 @@ class Run:
         path = Path(path)
         if (path / "run.json").exists():
             raise FileExistsError(
-                f"{path} already holds a run: go on with it by resume=True, look at it by Run({str(path)!r}), or give another folder"
+                f"{path} already holds a run: go on with it by resume=True, look at it by Run({str(path)!r}), "
+                f"or give another folder"
             )
         path.mkdir(parents=True, exist_ok=True)
         write(path / "run.json", json.dumps(spec, indent=1).encode())
         return cls(path)
 
     def __repr__(self) -> str:
-        steps = self.steps
-        return f"Run({str(self.path)!r}: {len(steps)} snapshots, to step {steps[-1] if steps else 0} of {self.spec.get('total', '?')})"
+        steps, total = self.steps, self.spec.get("total", "?")
+        return f"Run({str(self.path)!r}: {len(steps)} snapshots, to step {steps[-1] if steps else 0} of {total})"
 
     @property
     def name(self) -> str:
@@ -102,7 +103,7 @@ class Run:
     def forget_after(self, step: int) -> None:
         """Drops metrics beyond ``step``: they are about to be written again."""
         kept = [row for row in self.metrics.to_dict("records") if row["step"] <= step]
-        lines = (json.dumps({k: v for k, v in row.items() if v == v}) + "\n" for row in kept)  # noqa: PLR0124  NaN: not logged there
+        lines = (json.dumps({k: v for k, v in row.items() if v == v}) + "\n" for row in kept)
         write(self._inside("metrics.jsonl"), "".join(lines).encode())
 
     def save(self, model: nn.Module, step: int) -> None:
@@ -151,13 +152,17 @@ class Run:
 
         spec = self.spec.get("images", {})
         if not spec.get("recipe"):
-            raise ValueError(f"{self.path} was trained on {spec.get('name', 'unknown images')!r}, which it cannot make again; pass the images")
+            raise ValueError(
+                f"{self.path} was trained on {spec.get('name', 'unknown images')!r}, which it cannot make again; pass the images"
+            )
         images = build(spec["recipe"] | changes, allow=self.allow)
         if not changes and digest(images) != spec["digest"]:
             raise ValueError(f"{spec['name']} as drawn now differs from what {self.path} was trained on; pass the images")
         return images
 
-    def features(self, images: Images, layers: str | Sequence[str], step: int | None = None, *, progress: bool = False) -> Features:
+    def features(
+        self, images: Images, layers: str | Sequence[str], step: int | None = None, *, progress: bool = False
+    ) -> Features:
         """Returns the layers' features of ``images``, from the run's folder where they were taken before."""
         from workbench.features import Features, digest, extract
 
@@ -226,7 +231,9 @@ class Run:
 
         spec = self.spec.get(part)
         if not isinstance(spec, dict) or "is" not in spec:
-            raise ValueError(f"{self.path} has no record from which its {part} could be built; for the model, pass it: run.model(into=model)")
+            raise ValueError(
+                f"{self.path} has no record from which its {part} could be built; for the model, pass it: run.model(into=model)"
+            )
         with without_weights():
             return build(spec, allow=self.allow)
 

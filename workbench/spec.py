@@ -72,7 +72,7 @@ def build(spec: Any, *, allow: Sequence[str] = ()) -> Any:
 
     Raises:
         ValueError: If the description names a class of another package, or anything but a public class of the workbench
-            or a data set of ``workbench.data`` that reads no path.
+            or a data set of ``workbench.data`` that is given no path.
     """
     if isinstance(spec, list):
         return [build(x, allow=allow) for x in spec]
@@ -80,7 +80,7 @@ def build(spec: Any, *, allow: Sequence[str] = ()) -> Any:
         return spec
     if "is" not in spec:
         return {k: build(v, allow=allow) for k, v in spec.items()}
-    kind = _named(spec["is"], allow)
+    kind = _named(spec["is"], allow, path=spec.get("path"))
     try:
         return kind(**{k: build(v, allow=allow) for k, v in spec.items() if k != "is"})
     except TypeError as error:
@@ -90,7 +90,7 @@ def build(spec: Any, *, allow: Sequence[str] = ()) -> Any:
         ) from error
 
 
-def _named(name: Any, allow: Sequence[str]) -> Callable:
+def _named(name: Any, allow: Sequence[str], *, path: Any) -> Callable:
     module, _, attribute = str(name).partition(":")
     root = module.partition(".")[0]
     if module == "__main__":
@@ -107,15 +107,14 @@ def _named(name: Any, allow: Sequence[str]) -> Callable:
     except (ImportError, AttributeError, ValueError):
         public = False
     found = getattr(importlib.import_module(module), attribute) if public else None
-    drawn = (
-        module.startswith("workbench.data.") and inspect.isfunction(found) and "path" not in inspect.signature(found).parameters
-    )
+    drawn = module.startswith("workbench.data.") and inspect.isfunction(found) and path is None
     buildable = inspect.isclass(found) and module.startswith(
         ("workbench.models.", "workbench.objectives.", "workbench.views.", "workbench.train")
     )
     if not (drawn or buildable):
         raise ValueError(
-            f"the description asks for {name!r}; only models, objectives, views, trainers and data sets that read no path are built."
+            f"the description asks for {name!r}; only models, objectives, views, trainers and data sets that are given no path "
+            f"are built."
         )
     return found
 

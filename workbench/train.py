@@ -42,7 +42,7 @@ ViewMaker = Callable[[Tensor, Tensor], Views]
 class NotFinite(FloatingPointError):
     """The loss became infinite or not a number. ``step``, ``terms`` and ``lr`` say where, ``kept`` what is left."""
 
-    def __init__(self, step: int, terms: dict[str, float], lr: float, kept: str = ""):
+    def __init__(self, step: int, terms: dict[str, float], lr: float, kept: str = "") -> None:
         self.step, self.terms, self.lr = step, terms, lr
         listed = ", ".join(f"{k} {v:.4g}" for k, v in terms.items())
         advice = "lower lr, lengthen warmup or use fp32"
@@ -67,7 +67,7 @@ class Step(NamedTuple):
 class System(nn.Module):
     """Model and objective as one module, so that what wraps a module (several GPUs, compilation) wraps both."""
 
-    def __init__(self, model: nn.Module, objective: Objective):
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
         self.model, self.objective = model, objective
 
@@ -110,7 +110,13 @@ class Trainer:
         _one_of("optimizer", self.optimizer, ("adamw", "sgd", "lars"))
         _one_of("precision", self.precision, ("auto", "bf16", "fp32"))
         _one_of("device", self.device.partition(":")[0], ("auto", "cpu", "cuda"))
-        for name, low, high in [("epochs", 1, 1e9), ("batch_size", 2, 1e9), ("lr", 0, 1e6), ("weight_decay", 0, 1e6), ("warmup", 0, 1)]:
+        for name, low, high in [
+            ("epochs", 1, 1e9),
+            ("batch_size", 2, 1e9),
+            ("lr", 0, 1e6),
+            ("weight_decay", 0, 1e6),
+            ("warmup", 0, 1),
+        ]:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} must lie between {low:g} and {high:g}, but is {value}")
@@ -120,7 +126,9 @@ class Trainer:
     def total(self, images: Images) -> int:
         """Returns the number of steps on these images."""
         if len(images) < self.batch_size:
-            raise ValueError(f"batch_size is {self.batch_size}, but {images.name} has {len(images)} images: lower batch_size to at most that")
+            raise ValueError(
+                f"batch_size is {self.batch_size}, but {images.name} has {len(images)} images: lower batch_size to at most that"
+            )
         return self.epochs * (len(images) // self.batch_size)
 
     def rate(self, step: int, total: int) -> float:
@@ -220,14 +228,16 @@ class Training(Iterator[Step]):
     ``lr_factor`` multiplies the learning rate from the next step on; ``model`` and ``objective`` may be looked at between steps.
     """
 
-    def __init__(self, trainer: Trainer, model: nn.Module, objective: Objective, images: Images, views: ViewMaker):
+    def __init__(self, trainer: Trainer, model: nn.Module, objective: Objective, images: Images, views: ViewMaker) -> None:
         self.total = trainer.total(images)
         self.trainer, self.model, self.objective, self.views = trainer, model, objective, views
         self.number, self.lr_factor = 0, 1.0
         self.accelerator = _accelerator(trainer)
         self.device, self.precision = self.accelerator.device, self.accelerator.mixed_precision
         if trainer.batch_size % world():
-            raise ValueError(f"batch_size {trainer.batch_size} cannot be shared evenly by {world()} processes; make it a multiple")
+            raise ValueError(
+                f"batch_size {trainer.batch_size} cannot be shared evenly by {world()} processes; make it a multiple"
+            )
         self.images = _resident(images, self.device)
         self._seed(-1)
         model.to(self.device)
@@ -265,7 +275,9 @@ class Training(Iterator[Step]):
         with self.accelerator.autocast():
             terms = self.system(views)
         if "loss" not in terms:
-            raise ValueError(f"{type(self.objective).__name__} gives no term named 'loss', which is descended; it gives {sorted(terms)}")
+            raise ValueError(
+                f"{type(self.objective).__name__} gives no term named 'loss', which is descended; it gives {sorted(terms)}"
+            )
         self.accelerator.backward(terms["loss"])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -309,7 +321,9 @@ class Training(Iterator[Step]):
             if name.startswith("optimizer."):
                 _, i, key = name.split(".", 2)
                 like = params[int(i)]
-                laid_out = torch.empty_like(like).copy_(value) if value.shape == like.shape else value  # fused kernels need p's strides
+                laid_out = (
+                    torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+                )  # fused kernels need p's strides
                 state.setdefault(int(i), {})[key] = laid_out
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.number, self.lr_factor = about["step"], about["lr_factor"]
@@ -347,7 +361,9 @@ class Training(Iterator[Step]):
 class _Recorder:
     """Runs a training to its end and writes down what happens."""
 
-    def __init__(self, training: Training, run: Run, log_every: int, snapshots: int, seconds: float, watch: Callable | None):
+    def __init__(
+        self, training: Training, run: Run, log_every: int, snapshots: int, seconds: float, watch: Callable | None
+    ) -> None:
         self.training, self.run, self.log_every, self.seconds, self.watch = training, run, log_every, seconds, watch
         self.snapshots, self.saved = _log_spaced(training.total, snapshots), time.monotonic()
         self.writes = rank() == 0
@@ -358,7 +374,12 @@ class _Recorder:
             self.run.forget_after(start)
             if start == 0:
                 self.run.save(t.model, 0)
-        shown = dict(total=t.total * t.trainer.batch_size, initial=start * t.trainer.batch_size, unit="img", unit_scale=True)
+        shown = {
+            "total": t.total * t.trainer.batch_size,
+            "initial": start * t.trainer.batch_size,
+            "unit": "img",
+            "unit_scale": True,
+        }
         quiet = 0.2 if sys.stderr.isatty() or "ipykernel" in sys.modules else 10
         bar = tqdm(**shown, desc=self.run.name, disable=not progress or not self.writes, mininterval=quiet, dynamic_ncols=True)
         with bar, _interruptible() as interrupted:
@@ -400,7 +421,9 @@ class _Recorder:
                 t.model.train()
         bar.set_postfix_str(f"loss {values['loss']:.3g}, waiting {step.waiting:.0%}", refresh=False)
         if self.writes:
-            self.run.log(step=step.number, epoch=step.epoch, lr=step.lr, rate=round(step.rate, 1), waiting=round(step.waiting, 4), **values)
+            self.run.log(
+                step=step.number, epoch=step.epoch, lr=step.lr, rate=round(step.rate, 1), waiting=round(step.waiting, 4), **values
+            )
 
     def checkpoint(self) -> None:
         self.training.check()
@@ -505,7 +528,9 @@ def _same(run: Run, spec: dict[str, Any]) -> None:
             if then.get(key) != now.get(key):
                 differences.append(f"{part}.{key} was {then.get(key)!r}, is {now.get(key)!r}")
     if differences:
-        raise ValueError(f"{run.path} was made with other settings: {'; '.join(differences)[:800]}. Use those, or give another folder.")
+        raise ValueError(
+            f"{run.path} was made with other settings: {'; '.join(differences)[:800]}. Use those, or give another folder."
+        )
 
 
 def _commit() -> str | None:
