@@ -128,11 +128,13 @@ def training_curves(
     theme.need(metrics, [x, *values, *([dash] if dash else [])], "training_curves")
     plots = []
     for i, name in enumerate(values):
-        parts = _lines(metrics.dropna(subset=[name]), x, name, by, dash, colours or theme.palette(_kinds(metrics, by), by))
+        named = options.get("show_legend", i == len(values) - 1)
+        known = colours or theme.palette(_kinds(metrics, by), by)
+        parts = _lines(metrics.dropna(subset=[name]), x, name, by, dash, known, legend=named)
         parts = parts or [hv.Curve([], x, "middle").opts(show_legend=False)]
         if marker is not None:
             parts.append(hv.VLine(marker).opts(color=theme.INK, line_width=1.4, line_dash="dotted", show_legend=False))
-        looks = {"width": 380, "height": 260, "show_legend": i == len(values) - 1} if len(values) > 1 else {"title": title}
+        looks = {"width": 380, "height": 260, "show_legend": named} if len(values) > 1 else {"title": title}
         plots.append(theme.frame(hv.Overlay(parts), legend=by, xlabel=x, ylabel=name, **(looks | options)))
     return plots[0] if len(plots) == 1 else theme.row(plots, title=title)
 
@@ -151,36 +153,67 @@ def _lines(
     *,
     least: float | None = None,
     points: int = 24,
+    legend: bool = True,
 ) -> list[hv.Element]:
-    """The curves of all kinds, and of all dashes, with a legend of at most eight of the solid ones."""
+    """The curves of all kinds and dashes: up to eight each an element of its own, more as one bundle a dash."""
     kinds = _kinds(table, by)
     colours = colours or theme.palette(kinds, by)
-    named = set(kinds) if len(kinds) <= 8 else {kinds[round(i)] for i in np.linspace(0, len(kinds) - 1, 6)}
+    number = "0.000e+0" if least else "0.0000"
+    dashes = _kinds(table, dash)
+    many = len(kinds) * len(dashes) > 8
     parts = []
-    for style, which in zip(theme.DASHES, _kinds(table, dash), strict=False):
-        for kind in kinds:
-            rows = table[(table[by] == kind) & ((table[dash] == which) if dash else True)]
-            curve = _over_seeds(rows, x, y, least).assign(**{by: str(kind)}).astype({by: object})
-            legend = kind in named and len(kinds) > 1 and style == "solid"
-            if len(rows):
-                label = f"{kind} " if style == "solid" else f"{kind} ({which})"
-                number = "0.000e+0" if least else "0.0000"
-                parts += _line(
-                    curve, x, by, label.strip(), number, color=colours[kind], line_dash=style, show_legend=legend, points=points
-                )
+    for style, which in zip(theme.DASHES, dashes, strict=False):
+        rows = table[table[dash] == which] if dash else table
+        curves = {kind: _over_seeds(rows[rows[by] == kind], x, y, least) for kind in kinds}
+        curves = {kind: curve for kind, curve in curves.items() if len(curve)}
+        if many:
+            named = legend and style == "solid" and len(kinds) > 1
+            parts += _bundle(curves, x, by, "" if which is None else f" ({which})", number, colours, style, named=named)
+            continue
+        for kind, curve in curves.items():
+            looks = {"color": colours[kind], "line_dash": style, "show_legend": len(kinds) > 1 and style == "solid"}
+            name = str(kind) if style == "solid" else f"{kind} ({which})"
+            parts += _line(curve.assign(**{by: np.array(str(kind), object)}), x, by, name, number, points=points, **looks)
+    return parts
+
+
+def _bundle(
+    curves: Mapping[Hashable, pd.DataFrame],
+    x: str,
+    by: str,
+    which: str,
+    number: str,
+    colours: Mapping[Hashable, str],
+    style: str,
+    *,
+    named: bool,
+) -> list[hv.Element]:
+    """Many curves as one element, which is quick to draw; up to eight of them, from the first to the last, are named."""
+    kinds = list(curves)
+    paths = [
+        {x: c[x].to_numpy(), "middle": c["middle"].to_numpy(), by: f"{k}{which}", "colour": colours[k]} for k, c in curves.items()
+    ]
+    tips = [(by, f"@{{{by}}}"), (x, "$snap_x{0,0}"), ("value", f"$snap_y{{{number}}}")]
+    looks = {"line_width": 2.2, "line_dash": style, "tools": ["hover"], "hover_tooltips": tips, "show_legend": False}
+    parts = [hv.Contours(paths, [x, "middle"], [by, "colour"], label=f"bundle {style}").opts(color=hv.dim("colour"), **looks)]
+    places = range(len(kinds)) if len(kinds) <= 8 else [round(i) for i in np.linspace(0, len(kinds) - 1, 6)]
+    for k in [kinds[i] for i in places] if named else []:
+        start = curves[k][[x, "middle"]].iloc[:1]  # a point alone draws no line, but the legend shows its colour
+        parts.append(hv.Curve(start, x, "middle", label=str(k)).opts(color=colours[k], line_width=2.6))
     return parts
 
 
 def _over_seeds(table: pd.DataFrame, x: str, y: str, least: float | None) -> pd.DataFrame:
     """Columns x, middle, below, above, seeds: mean and deviation over seeds, of the logarithm if ``least``."""
-    values = table[y].astype(float)
-    groups = (np.log(values.clip(lower=least)) if least else values).groupby(table[x])
-    middle, spread = groups.mean(), groups.std(ddof=1).fillna(0)
+    x_values, y_values = table[x].to_numpy(), table[y].to_numpy(float)
+    y_values = np.log(np.maximum(y_values, least)) if least else y_values
+    at, place, seeds = np.unique(x_values, return_inverse=True, return_counts=True)
+    middle = np.bincount(place, y_values) / seeds
+    squares = np.bincount(place, (y_values - middle[place]) ** 2)
+    spread = np.sqrt(squares / np.maximum(seeds - 1, 1))
     back = np.exp if least else np.asarray
-    out = pd.DataFrame({"middle": back(middle), "seeds": groups.size()}, index=middle.index)
-    out["below"] = out["middle"] - back(middle - spread)
-    out["above"] = back(middle + spread) - out["middle"]
-    return out.rename_axis(x).reset_index()
+    below, above = back(middle) - back(middle - spread), back(middle + spread) - back(middle)
+    return pd.DataFrame({x: at, "middle": back(middle), "below": below, "above": above, "seeds": seeds})
 
 
 def _line(

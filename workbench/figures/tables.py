@@ -68,16 +68,18 @@ def alignment_map(
     *,
     xlabel: str = "left singular vector of the first layer",
     ylabel: str = "right singular vector of the second layer",
+    width: int = 340,
     title: str = "",
     **options: Any,
-) -> hv.HeatMap:
+) -> hv.Image:
     """The absolute values of an alignment matrix, from 0 (white) to 1, first row on top.
 
     Arguments:
         matrix: (n, m) of cosines between two bases; V2^T U1 for two linear layers.
         xlabel, ylabel: What columns and rows are.
+        width: Of the frame, in screen pixels; the cells are squares.
         title: What the figure shows, as a statement.
-        options: Further HoloViews options, such as ``width``.
+        options: Further HoloViews options.
 
     Raises:
         ValueError: If it is not a matrix.
@@ -88,7 +90,6 @@ def alignment_map(
         raise ValueError(f"alignment_map needs a matrix (rows, columns), but got an array of shape {matrix.shape}")
     n, m = matrix.shape
     image = hv.Image((np.arange(1, m + 1), np.arange(1, n + 1), matrix), ["column", "row"], "|cosine|")
-    size = {"width": 340, "height": round(340 * n / m)} | options
     looks = {
         "cmap": list(theme.DEEP),
         "clim": (0, 1),
@@ -97,4 +98,6 @@ def alignment_map(
         "tools": ["hover"],
         "hooks": [theme.bare],
     }
-    return theme.frame(image, title=title, xlabel=xlabel, ylabel=ylabel, **(looks | size))
+    return theme.frame(
+        image, title=title, xlabel=xlabel, ylabel=ylabel, width=width, height=round(width * n / m), **(looks | options)
+    )

@@ -11,8 +11,9 @@ from typing import Any
 import holoviews as hv
 import holoviews.plotting.bokeh
 import pandas as pd
-from bokeh.models import ColorBar, Legend, Plot, Text
+from bokeh.models import ColorBar, Plot, Text
 from bokeh.palettes import Blues256, Plasma256, Viridis256
+from bokeh.themes import Theme
 
 __all__ = ["palette"]
 
@@ -25,6 +26,50 @@ DEEP = tuple(reversed(Blues256))
 INK, QUIET, GREY, GRID, PAPER = "#1F2933", "#6B7785", "#C4CBD3", "#E4E7EB", "#FFFFFF"
 FONT = "Helvetica"
 SIZE = {"title": "17px", "label": "15px", "tick": "13px", "legend": "14px", "note": "13px"}
+LOOKS = {  # by class of Bokeh
+    "Plot": {"background_fill_color": PAPER, "border_fill_color": PAPER, "outline_line_color": None},
+    "Title": {"text_font": FONT, "text_font_size": SIZE["title"], "text_font_style": "bold", "text_color": INK, "standoff": 12},
+    "Grid": {"grid_line_color": GRID},
+    "Axis": {
+        "axis_label_text_font": FONT,
+        "axis_label_text_font_size": SIZE["label"],
+        "axis_label_text_font_style": "normal",
+        "axis_label_text_color": INK,
+        "axis_label_standoff": 8,
+        "major_label_text_font": FONT,
+        "major_label_text_font_size": SIZE["tick"],
+        "major_label_text_color": INK,
+        "axis_line_color": QUIET,
+        "major_tick_line_color": QUIET,
+        "major_tick_in": 0,
+        "minor_tick_line_color": None,
+    },
+    "Legend": {
+        "label_text_font": FONT,
+        "label_text_font_size": SIZE["legend"],
+        "label_text_color": INK,
+        "title_text_font": FONT,
+        "title_text_font_size": SIZE["legend"],
+        "title_text_font_style": "normal",
+        "title_text_color": QUIET,
+        "border_line_color": None,
+        "background_fill_alpha": 0,
+        "inactive_fill_alpha": 0,
+        "click_policy": "mute",
+        "glyph_width": 22,
+        "spacing": 2,
+        "padding": 4,
+        "margin": 4,
+    },
+    "BaseColorBar": {
+        "major_label_text_font": FONT,
+        "major_label_text_font_size": SIZE["tick"],
+        "title_text_font": FONT,
+        "title_text_font_size": SIZE["legend"],
+        "title_text_font_style": "normal",
+        "bar_line_color": None,
+    },
+}
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 WIDTH, HEIGHT = 560, 380
 
@@ -85,36 +130,29 @@ def dress(plot: Any, element: Any) -> None:
     figure = plot.handles.get("plot", plot.state)
     if not isinstance(figure, Plot):
         return
-    figure.update(background_fill_color=PAPER, border_fill_color=PAPER, outline_line_color=None)
     if figure.sizing_mode == "fixed":
         figure.sizing_mode = None  # else Bokeh warns that frame_width is no width
-    figure.title.update(text_font=FONT, text_font_size=SIZE["title"], text_font_style="bold", text_color=INK, standoff=12)
-    figure.grid.grid_line_color = GRID
     figure.toolbar.update(logo=None, autohide=True)
-    for axis in figure.axis:
-        axis.update(axis_label_text_font=FONT, axis_label_text_font_size=SIZE["label"], axis_label_text_font_style="normal")
-        axis.update(axis_label_text_color=INK, major_label_text_font=FONT, major_label_text_font_size=SIZE["tick"])
-        axis.update(major_label_text_color=INK, axis_line_color=QUIET, major_tick_line_color=QUIET, minor_tick_line_color=None)
-        axis.update(major_tick_in=0, axis_label_standoff=8)
-    for text in figure.select(Text):
-        text.text_font = {"value": FONT}
-    for bar in figure.select(ColorBar):
-        bar.update(major_label_text_font=FONT, major_label_text_font_size=SIZE["tick"], bar_line_color=None, width=14)
-        bar.update(title_text_font=FONT, title_text_font_style="normal", title_text_font_size=SIZE["legend"])
-    for legend in figure.select(Legend):
-        _legend(figure, legend)
+    for legend in figure.legend:
+        if legend in figure.center:  # there it would catch the mouse
+            figure.center = [x for x in figure.center if x is not legend]
+            figure.add_layout(legend, "right")
+        legend.location = "top_left"
+    for renderer in figure.renderers:
+        if isinstance(getattr(renderer, "glyph", None), Text):
+            renderer.glyph.text_font = {"value": FONT}
+    parts = {"Plot": [figure], "Title": [figure.title], "Axis": figure.axis, "Grid": figure.grid, "Legend": figure.legend}
+    parts["BaseColorBar"] = [
+        bar for side in (figure.right, figure.left, figure.below) for bar in side if isinstance(bar, ColorBar)
+    ]
+    for kind, looks in LOOKS.items():
+        for part in parts[kind]:
+            part.update(**looks)
 
 
-def _legend(figure: Plot, legend: Legend) -> None:
-    if legend in figure.center:  # there it would catch the mouse
-        figure.center = [x for x in figure.center if x is not legend]
-        figure.add_layout(legend, "right")
-    legend.update(label_text_font=FONT, label_text_font_size=SIZE["legend"], label_text_color=INK, border_line_color=None)
-    legend.update(background_fill_alpha=0, inactive_fill_alpha=0, click_policy="mute", location="top_left")
-    legend.update(glyph_width=22, spacing=2, padding=4, margin=4)
-    legend.update(
-        title_text_font=FONT, title_text_font_size=SIZE["legend"], title_text_color=QUIET, title_text_font_style="normal"
-    )
+def document_theme() -> Theme:
+    """Returns the same looks as a theme of a Bokeh document, for pages that would otherwise lay theirs over the figures."""
+    return Theme(json={"attrs": LOOKS})
 
 
 def bare(plot: Any, element: Any) -> None:

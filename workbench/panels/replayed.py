@@ -1,0 +1,286 @@
+"""A run, replayed: the spectrum of every layer at every kept step, beside what it is worth, and another run laid over it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import panel as pn
+import panel_material_ui as pmui
+import param
+
+from workbench.figures.lines import float32_floor, spectra, spectra_range, training_curves
+from workbench.figures.tables import layer_table
+from workbench.figures.theme import palette
+from workbench.panels.jobs import Job
+from workbench.panels.picture import Picture
+from workbench.run import Run
+
+__all__ = ["CollapseRun", "RunPair", "find_runs"]
+
+ORDER = {"rankme": 0, "knn": 1}
+COLUMNS = {"spectrum": {"step", "layer", "rank", "value"}, "measures": {"step", "layer", "measure", "value"}}
+
+
+def find_runs(paths: Sequence[str | Path]) -> tuple[dict[str, Run], list[str]]:
+    """Returns the runs at the paths, or in the folders there, by a short name; and a sentence for each that cannot be opened."""
+    found: dict[str, Run] = {}
+    complaints = []
+    for path in map(Path, paths):
+        inside = (
+            [path] if (path / "run.json").exists() or not path.is_dir() else sorted(p.parent for p in path.glob("**/run.json"))
+        )
+        if not inside:
+            complaints.append(f"{path} holds no runs yet; `workbench train --out {path}/NAME` makes one.")
+        for folder in inside:
+            try:
+                run = Run(folder)
+            except (OSError, ValueError) as error:
+                complaints.append(f"{error}.".replace("..", "."))
+                continue
+            name = folder.name if folder.name not in found else str(folder)
+            found[name] = run
+    return found, complaints
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The runs in a folder, at most three folders down, however much lies below."""
+    return sorted(p.parent for depth in range(1, 4) for p in folder.glob("*/" * depth + "run.json"))
+
+
+class RunPair(param.Parameterized):
+    """State and derivations: which run, which other one over it, which step and layers. Tables are read, never computed.
+
+    Arguments:
+        found: Runs by name.
+    """
+
+    run = param.Selector(doc="The run that is looked at")
+    other = param.Selector(doc="A second run, drawn dashed")
+    step = param.Integer(0, doc="A step that was kept; snaps to the last at or before it")
+    layers = param.ListSelector(default=[], doc="Which layers are drawn")
+
+    def __init__(self, found: Mapping[str, Run], **params: Any) -> None:
+        super().__init__(**params)
+        self.found = dict(found)
+        self.read: dict[tuple[str, str], tuple[float, pd.DataFrame]] = {}
+        names = list(self.found)
+        self.param.run.objects = names or [""]
+        self.param.other.objects = ["none", *names]
+        self.run, self.other = (names or [""])[0], names[1] if len(names) > 1 else "none"
+        self.refresh()
+        self.step = (self.steps() or [0])[-1]
+
+    def refresh(self) -> None:
+        """Takes up layers and steps of the tables as they are now."""
+        layers = list(dict.fromkeys(self.tidy("spectrum")["layer"]))
+        if layers != self.param.layers.objects:
+            self.param.layers.objects = layers
+            self.layers = layers
+        steps = self.steps()
+        if steps and self.step not in steps:
+            self.step = steps[-1]
+
+    def pair(self) -> list[str]:
+        """The names of the runs that are drawn."""
+        return [n for n in dict.fromkeys([self.run, self.other]) if n in self.found]
+
+    def table(self, name: str, which: str) -> pd.DataFrame:
+        """A run's table, empty where it has none; read again only when its file changed.
+
+        Raises:
+            ValueError: If it is damaged, or no such table.
+        """
+        run = self.found[name]
+        path = run.path / "tables" / f"{which}.parquet"
+        when = path.stat().st_mtime if path.is_file() else 0.0
+        if self.read.get((name, which), (-1.0,))[0] != when:
+            table = run.table(which)
+            table = pd.DataFrame(columns=sorted(COLUMNS[which])) if table is None else table
+            if missing := COLUMNS[which] - set(table):
+                raise ValueError(f"{path} lacks the columns {sorted(missing)}; delete it and measure the run again")
+            self.read[name, which] = when, table
+        return self.read[name, which][1]
+
+    def tidy(self, which: str) -> pd.DataFrame:
+        """The table of both runs, with a column ``run``."""
+        parts = [self.table(name, which).assign(run=name) for name in self.pair()]
+        parts = [p for p in parts if len(p)] or parts[:1]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*COLUMNS[which], "run"])
+
+    def measured(self) -> bool:
+        """Whether the run has its tables."""
+        return self.run in self.found and len(self.table(self.run, "spectrum")) > 0
+
+    def steps(self) -> list[int]:
+        """The steps that were kept and measured, of the run that is looked at."""
+        return sorted(map(int, self.table(self.run, "spectrum")["step"].unique())) if self.run in self.found else []
+
+    def at_step(self, which: str) -> pd.DataFrame:
+        """Of each run the rows of its last measured step at or before ``step``, in the chosen layers."""
+        table = self.tidy(which)
+        table = table[table["layer"].isin(self.layers)]
+        before = table[table["step"] <= self.step]
+        last = before.groupby("run")["step"].transform("max")
+        return before[before["step"] == last]
+
+    def course(self) -> pd.DataFrame:
+        """The measures as columns, a row a run, layer and step; ``step + 1``, since a log axis has no 0."""
+        table = self.tidy("measures")
+        table = table[table["layer"].isin(self.layers)]
+        keys = {name: pd.Categorical(table[name], list(dict.fromkeys(table[name]))) for name in ("run", "layer")}
+        wide = table.assign(**keys).pivot_table(index=["run", "layer", "step"], columns="measure", values="value", observed=True)
+        wide = wide.reset_index().astype({"run": object, "layer": object})
+        return wide.assign(**{"step + 1": wide["step"] + 1})
+
+    def metrics(self) -> pd.DataFrame:
+        """What the runs logged, with a column ``run``."""
+        logged = [self.found[name].metrics.assign(run=name) for name in self.pair()]
+        logged = [m for m in logged if {"step", "loss"} <= set(m)]
+        if not logged:
+            return pd.DataFrame(columns=["step", "loss", "run", "step + 1"])
+        table = pd.concat(logged, ignore_index=True)
+        return table.assign(**{"step + 1": table["step"] + 1})
+
+    def finding(self) -> str:
+        """The step, and the RankMe and neighbours' accuracy of the deepest of the chosen layers."""
+        rows = self.at_step("measures")
+        said = []
+        if len(rows):
+            deepest = [layer for layer in self.param.layers.objects if layer in set(rows["layer"])][-1]
+            for (name, measure), part in rows[rows["layer"] == deepest].groupby(["run", "measure"], sort=False):
+                if measure in ("rankme", "knn"):
+                    said.append(f"{'RankMe' if measure == 'rankme' else 'kNN'} **{part['value'].iloc[0]:.3g}** ({name})")
+            return f"Step {self.step:,}, {deepest}: {', '.join(said)}"
+        return f"Step {self.step:,}"
+
+
+class CollapseRun(pn.viewable.Viewer):
+    """One slider through training that drives the spectra, RankMe, neighbours and loss of one or two runs."""
+
+    def __init__(
+        self, runs: RunPair, complaints: Sequence[str] = (), measure: Callable[[Run], Any] | None = None, **params: Any
+    ) -> None:
+        super().__init__(**params)
+        self.runs, self.job, self._measure = runs, None, measure
+        self.spectrum, self.table, self.rank, self.near, self.loss = (Picture() for _ in range(5))
+        self.finding = pn.pane.Markdown(sizing_mode="stretch_width", styles={"font-size": "18px"}, min_height=48)
+        self.alert = pn.Column(*[pmui.Alert(c, severity="warning", sizing_mode="stretch_width") for c in complaints])
+        self.trouble = pmui.Alert("", severity="error", visible=False, sizing_mode="stretch_width")
+        self.player = pmui.DiscretePlayer(
+            options=[0], value=0, interval=500, show_loop_controls=False, sizing_mode="stretch_width"
+        )
+        self.button = pmui.Button(label="Measure this run", color="primary", variant="contained", sizing_mode="stretch_width")
+        self.progress = pmui.LinearProgress(value=0, visible=False, sizing_mode="stretch_width")
+        state = self.runs.param
+        self._controls = pn.Column(
+            pmui.Select.from_param(state.run, label="run", sizing_mode="stretch_width"),
+            pmui.Select.from_param(state.other, label="laid over it, dashed", sizing_mode="stretch_width"),
+            pmui.CheckBoxGroup.from_param(state.layers, label="layers"),
+            self.button,
+            self.progress,
+            width=300,
+        )
+        self._pictures = pn.Column(
+            self.finding,
+            pn.Row(self.spectrum, pn.Column(self.table, width=470), sizing_mode="stretch_width"),
+            self.player,
+            pn.Row(self.rank, self.near, self.loss, sizing_mode="stretch_width"),
+            sizing_mode="stretch_width",
+        )
+        page = pn.Row(self._controls, self._pictures, sizing_mode="stretch_width")
+        self._page = pn.Column(self.alert, self.trouble, page, sizing_mode="stretch_width")
+        self.button.on_click(lambda event: self.measure())
+        self.player.param.watch(lambda event: setattr(self.runs, "step", event.new), "value")
+        self.runs.param.watch(lambda *events: self.draw(), ["step", "layers"])
+        self.runs.param.watch(lambda *events: self.renew(), ["run", "other"])
+        self.renew()
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._page
+
+    def renew(self) -> None:
+        """Takes up the tables of the chosen runs, and draws."""
+        with pn.io.hold():
+            try:
+                self.runs.refresh()
+                steps = self.runs.steps()
+                self.player.param.update(options=steps or [0], value=self.runs.step if steps else 0)
+                self.trouble.visible = False
+            except ValueError as error:
+                self.trouble.param.update(object=str(error), visible=True)
+            self.draw()
+
+    def draw(self) -> None:
+        """Draws everything for the chosen step, as one message to the browser."""
+        with pn.io.hold():
+            try:
+                ready = self.runs.measured()
+                if ready:
+                    self._draw()
+            except (ValueError, KeyError, TypeError) as error:
+                ready = False
+                self.trouble.param.update(object=f"The tables cannot be drawn: {error}", visible=True)
+            self._pictures.visible = ready
+            self.button.visible = self.runs.run in self.runs.found and (not ready or (self.job is not None and self.job.running))
+
+    def _draw(self) -> None:
+        runs = self.runs
+        self.finding.object = runs.finding()
+        every = runs.tidy("spectrum")
+        floor = float32_floor(every["value"])
+        colours = palette(runs.param.layers.objects, "layer")
+        common = {"by": "layer", "dash": "run", "colours": colours, "responsive": True}
+        now = runs.at_step("spectrum")
+        if now.empty:
+            for picture in (self.spectrum, self.table, self.rank, self.near):
+                picture.show(None)
+            return
+        self.spectrum.show(
+            spectra(now, floor=floor, ylim=spectra_range(every["value"], floor), title="Spectrum", height=360, **common)
+        )
+        numbers = runs.at_step("measures")
+        numbers = numbers[numbers["run"] == runs.run].sort_values(
+            "measure", key=lambda names: names.map(ORDER.get), kind="stable"
+        )
+        self.table.show(layer_table(numbers, title=runs.run, responsive=True, height=340) if len(numbers) else None)
+        course = runs.course()
+        below = common | {"x": "step + 1", "logx": True, "height": 260, "show_legend": False, "marker": runs.step + 1}
+        below |= {"xlim": (0.9, max(course["step + 1"].max(), 2) * 1.1)}
+        for picture, name, title in ((self.rank, "rankme", "RankMe"), (self.near, "knn", "Nearest neighbours' accuracy")):
+            picture.show(training_curves(course, values=[name], title=title, **below) if name in course else None)
+        metrics = runs.metrics()
+        below |= {"by": "run", "dash": None, "colours": None, "show_legend": True}
+        self.loss.show(training_curves(metrics, title="Loss", **below) if len(metrics) else None)
+
+    def measure(self) -> None:
+        """Replays the chosen run in a thread; what is measured shows at once."""
+        if self.job is not None and self.job.running:
+            return
+        run = self.runs.found[self.runs.run]
+
+        def work(job: Job) -> None:
+            if self._measure is not None:
+                self._measure(run)
+                return
+            from workbench.replaying import replay  # torch comes only now
+
+            replay(run, progress=False)
+
+        self.job = Job(work).start()
+        self.button.disabled, self.progress.visible = True, True
+        self.job.follow(self.look, every=0.5)
+
+    def look(self) -> None:
+        """Shows how far the measuring has come."""
+        ended, error = self.job.done.is_set(), self.job.error
+        kept, known = len(self.runs.found[self.runs.run].steps), len(self.runs.steps())
+        with pn.io.hold():
+            if known != len([o for o in self.player.options if known]) or ended:
+                self.renew()
+            self.progress.value = round(100 * known / max(kept, 1))
+            if ended:
+                self.button.disabled, self.progress.visible = False, False
+                self.button.visible = not self.runs.measured()
+            if error is not None:
+                self.trouble.param.update(object=f"Measuring failed: {error}", visible=True)
