@@ -544,6 +544,9 @@ def test_cifar_in_each_published_form(form, coarse, packed, tmp_path, monkeypatc
             assert (images.factors["coarse_label"] == labels["coarse_label"]).all()
             assert images.factors["coarse_class_name"].tolist() == [f"group{i}" for i in labels["coarse_label"]]
     assert len(read("test")) == 8
+    assert (build(json.loads(json.dumps(describe(read())))).pixels.numpy() == pixels).all()
+    with pytest.raises(ValueError, match="are given no path are built"):  # a stranger's description chooses no file to read
+        build(describe(read(path=direct)))
     images.pixels.add_(1)  # memory of its own
 
 
@@ -635,7 +638,7 @@ def test_folder_reads_any_tree(tree, tmp_path):
         look(tree, tmp_path, level=1)
     recipe = describe(images)
     assert recipe["path"] == str(tree) and recipe["size"] == 16
-    with pytest.raises(ValueError, match="read no path"):
+    with pytest.raises(ValueError, match="are given no path are built"):
         build(recipe)
 
 

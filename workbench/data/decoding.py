@@ -14,7 +14,7 @@ Fit = Literal["crop", "pad", "stretch"]
 
 
 def decode(
-    file: str | Path | BinaryIO, *, size: int, fit: Fit = "crop", channels: int = 3, background: str = "white"
+    path: str | Path | BinaryIO, *, size: int, fit: Fit = "crop", channels: int = 3, background: str = "white"
 ) -> np.ndarray:
     """Returns the pixels (uint8, channels size size) of an image file; the arguments are those of :func:`fit_square`.
 
@@ -26,7 +26,7 @@ def decode(
     """
     from PIL import Image
 
-    with Image.open(file) as image:
+    with Image.open(path) as image:
         image.draft(None, (2 * size, 2 * size))
         return fit_square(image, size=size, fit=fit, channels=channels, background=background)
 
