@@ -18,7 +18,7 @@ from workbench.views.batches import check_pixels, portions
 from workbench.views.boxes import random_boxes
 from workbench.views.colour import brightness, contrast, greyscale, hue, saturation, solarise
 from workbench.views.presets import AUGMENTATIONS
-from workbench.views.spatial import as_columns, blur, taps, weigh
+from workbench.views.spatial import blur, taps, transposed, weigh
 
 __all__ = ["JITTER_ORDERS", "Augment"]
 
@@ -117,13 +117,11 @@ class Augment:
         boxes = random_boxes(self.n * b, side, self.scale, self.ratio, pixels.device)
         actions = [self._draw(chance, [t[v * b : (v + 1) * b] for t in boxes]) for v, chance in enumerate(self._chances)]
         orders = [int(torch.randint(len(JITTER_ORDERS), ())) for _ in actions]  # by the host: no device is waited for
-        crops = [_crop_taps(action, side, size) for action in actions]
         images = [torch.empty(b, c, *size, device=pixels.device) for _ in actions]
         for rows in portions(b, c * math.prod(size), pixels.device):
-            columns = as_columns(pixels[rows])
-            for image, action, (down, across), order, chance in zip(images, actions, crops, orders, self._chances, strict=True):
-                x = weigh(columns, [t[rows] for t in down], [t[rows] for t in across]).clamp_(max=1)
-                image[rows] = self._paint(x, {k: v[rows] for k, v in action.items()}, JITTER_ORDERS[order], chance)
+            columns = transposed(pixels[rows])
+            for image, action, order, chance in zip(images, actions, orders, self._chances, strict=True):
+                self._make(columns, {k: v[rows] for k, v in action.items()}, JITTER_ORDERS[order], chance, out=image[rows])
         if not self.record:
             return Views(images, index)
         for action, order in zip(actions, orders, strict=True):
@@ -144,18 +142,55 @@ class Augment:
         action["solarise"] = draws[9] < chance["solarise"]
         return action
 
-    def _paint(self, x: Tensor, action: dict[str, Tensor], order: Sequence[str], chance: dict[str, float]) -> Tensor:
-        kernel = max(3, x.shape[2] // 20 * 2 + 1)
+    def _make(
+        self, columns: Tensor, action: dict[str, Tensor], order: Sequence[str], chance: dict[str, float], *, out: Tensor
+    ) -> None:
+        """Writes one view of a portion of a batch, given by its columns, to ``out``."""
+        groups = Groups(action["jitter"], action["grey"])
+        action = {name: groups.order(values) for name, values in action.items()}
+        down = taps(action["top"], action["height"], out.shape[2], longest=columns.shape[3])
+        across = taps(action["left"], action["width"], out.shape[3], longest=columns.shape[2], mirrored=action["flip"])
+        x = weigh(columns, down, across, groups.images).clamp_(max=1)
+        part = x[groups.first]
         for name in order if chance["jitter_p"] else ():
             if self.jitter[tuple(JITTER).index(name)]:
-                JITTER[name](x, action[name], out=x)
+                JITTER[name](part, action[name][groups.first], out=part)
         if chance["grey"] and x.shape[1] == 3:
-            x = _some(x, action["grey"], lambda part, rows: greyscale(part))
+            part = x[groups.second]
+            greyscale(part, None if groups.exact else action["grey"], out=part)
         if chance["blur"]:
+            kernel = max(3, x.shape[2] // 20 * 2 + 1)
             x = _some(x, action["blur"] > 0, lambda part, rows: blur(part, action["blur"][rows], kernel=kernel))
         if chance["solarise"]:
             x = _some(x, action["solarise"], lambda part, rows: solarise(part, part.new_full((len(part),), 0.5)))
-        return x
+        groups.restore(x, out)
+
+
+class Groups:
+    """Orders a portion so that the images of ``first`` come first and those of ``second`` stand together.
+
+    Then what concerns some of the images is a slice, not a gather and a scatter. Elsewhere than on a CPU, where asking how
+    many they are would wait for the device, the order stays and every slice is everything.
+    """
+
+    def __init__(self, first: Tensor, second: Tensor) -> None:
+        self.images, self.first, self.second = None, slice(None), slice(None)
+        self.exact = first.device.type == "cpu"
+        if self.exact:
+            key = torch.where(first, second.int(), 3 - second.int())
+            a, b, c, _ = torch.bincount(key, minlength=4).tolist()
+            self.images, self.first, self.second = key.argsort(), slice(0, a + b), slice(a, a + b + c)
+
+    def order(self, x: Tensor) -> Tensor:
+        """Returns the rows of ``x`` in the order of the groups."""
+        return x.index_select(0, self.images) if self.exact else x
+
+    def restore(self, x: Tensor, out: Tensor) -> None:
+        """Writes the rows of ``x`` to ``out`` in the order that they had before."""
+        if self.exact:
+            torch.index_select(x, 0, self.images.argsort(), out=out)
+        else:
+            out.copy_(x)
 
 
 def each_view(name: str, value: Probability, n: int) -> list[float]:
@@ -164,12 +199,6 @@ def each_view(name: str, value: Probability, n: int) -> list[float]:
     if len(values) != n or not all(0 <= v <= 1 for v in values):
         raise ValueError(f"{name} is a probability from 0 to 1, or one for each of the {n} views, but got {value}")
     return values
-
-
-def _crop_taps(action: dict[str, Tensor], side: Sequence[int], size: Sequence[int]) -> tuple[tuple[Tensor, Tensor], ...]:
-    down = taps(action["top"], action["height"], size[0], longest=side[0])
-    across = taps(action["left"], action["width"], size[1], longest=side[1], mirrored=action["flip"])
-    return down, across
 
 
 def _some(x: Tensor, which: Tensor, change: Callable[[Tensor, Any], Tensor]) -> Tensor:

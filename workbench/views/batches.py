@@ -7,7 +7,7 @@ from torch import Tensor
 
 __all__: list[str] = []
 
-CACHED = 150_000  # numbers of a view on which one thread works at a time; its intermediates then stay in 2 MB
+CACHED = 400_000  # numbers of a view on which one thread works at a time; its intermediates then stay in 2 MB
 HELD = 100_000_000  # the same on a device of its own memory, where fewer and larger launches are faster
 
 

@@ -5,6 +5,7 @@ column one of a few columns. ``torch.nn.functional.embedding_bag`` computes such
 several times faster than ``grid_sample`` and than products with dense matrices, and antialiasing costs nothing.
 """
 
+import functools
 import math
 
 import torch
@@ -57,11 +58,11 @@ def resized_crop(
     """
     rows = taps(top, height, size[0], longest=x.shape[2], antialias=antialias)
     columns = taps(left, width, size[1], longest=x.shape[3], antialias=antialias, mirrored=flipped)
-    return weigh(as_columns(x), rows, columns)
+    return weigh(transposed(x), rows, columns)
 
 
 def taps(
-    start: Tensor, length: Tensor, size: int, *, longest: float, antialias: bool = True, mirrored: Tensor | None = None
+    start: Tensor, length: Tensor, size: int, *, longest: int, antialias: bool = True, mirrored: Tensor | None = None
 ) -> Weights:
     """Returns which pixels of a line make each pixel of the resized segment, and with what weight.
 
@@ -73,43 +74,64 @@ def taps(
         start: First pixel of the segment.
         length: Pixels of the segment.
         size: Pixels of the result.
-        longest: A bound of ``length``, known without asking the device; it sets the number k of weights.
+        longest: Pixels of the line, a bound of ``length`` that is known without asking the device.
         antialias: Whether a segment longer than the result is averaged or sampled.
         mirrored: Which results run backwards.
     """
-    step = (length / size)[:, None]
-    centre = step * (torch.arange(size, device=start.device) + 0.5)  # b size
-    if mirrored is not None:
-        centre = torch.where(mirrored[:, None], length[:, None] - centre, centre)
+    if longest * size <= 500_000:
+        row = length - 1 if mirrored is None else length - 1 + longest * mirrored
+        index, weight = (t.index_select(0, row) for t in _all_segments(size, longest, antialias, str(start.device)))
+    else:
+        index, weight = _segments(length, size, longest, antialias)
+        if mirrored is not None:
+            index, weight = (torch.where(mirrored[:, None, None], t.flip(1), t) for t in (index, weight))
+    return index + start[:, None, None], weight
+
+
+@functools.lru_cache(maxsize=16)
+def _all_segments(size: int, longest: int, antialias: bool, device: str) -> Weights:  # noqa: FBT001
+    """Returns the weights of segments of 1 to ``longest`` pixels, and then of the same mirrored."""
+    index, weight = _segments(torch.arange(1, longest + 1, device=device), size, longest, antialias)
+    return torch.cat([index, index.flip(1)]), torch.cat([weight, weight.flip(1)])
+
+
+def _segments(length: Tensor, size: int, longest: int, antialias: bool) -> Weights:  # noqa: FBT001
+    step = (length / size)[:, None, None]
+    centre = step * (torch.arange(size, device=length.device) + 0.5)[:, None]  # b size 1
     shrinks = antialias and longest > size
-    support = step.clamp_min(1) if shrinks else 1.0
+    support = step.clamp_min(1) if shrinks else torch.ones_like(step)
     count = math.ceil(2 * longest / size) if shrinks else 2
-    wanted = torch.floor(centre - (support - 0.5)) + torch.arange(count, device=start.device)[:, None, None]  # k b size
-    inside = torch.minimum(wanted.clamp_min(0), length[:, None] - 1)
-    weight = (wanted - (centre - 0.5)).abs_().div_(support).neg_().add_(1).clamp_min_(0).mul_(wanted == inside)
-    weight.div_(weight.sum(0))
-    return inside.add_(start[:, None]).permute(1, 2, 0).long().contiguous(), weight.permute(1, 2, 0).contiguous()
+    wanted = torch.floor(centre - support + 0.5) + torch.arange(count, device=length.device)  # b size k
+    inside = torch.minimum(wanted.clamp_min(0), length[:, None, None] - 1)
+    weight = (1 - (wanted + 0.5 - centre).abs() / support).clamp_min(0) * (wanted == inside)
+    return inside.long(), weight / weight.sum(2, keepdim=True)
 
 
-def as_columns(x: Tensor) -> Float[Tensor, "b w c h"]:
-    """Returns float images (B, C, H, W) column by column; uint8 is scaled from 255 to 1."""
-    columns = x.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+def transposed(x: Tensor) -> Float[Tensor, "b c w h"]:
+    """Returns float images with rows and columns exchanged, so that columns lie together; uint8 is scaled from 255 to 1."""
+    columns = x.float().transpose(2, 3).contiguous()
     return columns.div_(255) if x.dtype == torch.uint8 else columns
 
 
-def weigh(columns: Float[Tensor, "b w c h"], rows: Weights, cols: Weights) -> Float[Tensor, "b c i j"]:
-    """Returns weighted sums of each image's columns, as :func:`as_columns` gives them, and then of the rows of the result."""
-    b, w, c, h = columns.shape
-    number = torch.arange(b * c, device=columns.device)
-    x = _sums(columns.view(b * w, c * h), cols[0] + w * number[:b, None, None], cols[1])  # b j, c h
-    x = x.view(b, -1, c * h).transpose(1, 2).reshape(b * c * h, -1)  # b c h, j
-    index = rows[0][:, None] + h * number.view(b, c, 1, 1)  # b c i k
-    return _sums(x, index, rows[1][:, None].expand(index.shape)).view(b, c, -1, x.shape[1])
+def weigh(
+    columns: Float[Tensor, "n c w h"], rows: Weights, cols: Weights, images: Int[Tensor, " b"] | None = None
+) -> Float[Tensor, "b c i j"]:
+    """Returns weighted sums of the columns of each image, which is given transposed, and then of the rows of the result.
+
+    With ``images`` the weights are those of these images, in their order, instead of all.
+    """
+    return _weigh_rows(transposed(_weigh_rows(columns, cols, images)), rows)
 
 
-def _sums(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
-    k = index.shape[-1]
-    return F.embedding_bag(index.reshape(-1, k), table, mode="sum", per_sample_weights=weight.reshape(-1, k))
+def _weigh_rows(x: Float[Tensor, "n c h w"], rows: Weights, images: Tensor | None = None) -> Float[Tensor, "b c i w"]:
+    n, c, h, w = x.shape
+    index, weight = (t[:, None].expand(-1, c, -1, -1) for t in rows)  # b c i k
+    images = torch.arange(n, device=x.device) if images is None else images
+    first = (images * c)[:, None] + torch.arange(c, device=x.device)  # b c
+    index = (index + h * first[:, :, None, None]).view(-1, index.shape[3])
+    table = x.view(n * c * h, w)
+    sums = F.embedding_bag(index, table, mode="sum", per_sample_weights=weight.reshape(index.shape))
+    return sums.view(len(images), c, -1, w)
 
 
 def blur(x: Float[Tensor, "b c h w"], sigma: Float[Tensor, " b"], *, kernel: int) -> Float[Tensor, "b c h w"]:
@@ -134,4 +156,4 @@ def blur(x: Float[Tensor, "b c h w"], sigma: Float[Tensor, " b"], *, kernel: int
         index = torch.where(index >= size, 2 * size - 2 - index, index)  # size k
         return index.expand(len(x), -1, -1), weight[:, None].expand(-1, size, -1)
 
-    return weigh(as_columns(x), line(x.shape[2]), line(x.shape[3]))
+    return weigh(transposed(x), line(x.shape[2]), line(x.shape[3]))
