@@ -42,7 +42,7 @@ def garments(n: int = 10_000, *, split: Literal["train", "test"] = "train", size
 
     Example:
         >>> images = garments(4)
-        >>> images.pixels.shape, images.factors["rotation"].between(-30, 30).all()
+        >>> images.pixels.shape, bool(images.factors["rotation"].between(-30, 30).all())
         (torch.Size([4, 3, 32, 32]), True)
     """
     if split not in ("train", "test"):

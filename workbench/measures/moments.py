@@ -42,10 +42,11 @@ class Moments:
         dtype: Of the rows as they came.
 
     Example:
-        >>> seen = Moments(512)
-        >>> for chunk in features.chunks("backbone"):
-        ...     seen.update(chunk)
-        >>> rankme(seen)
+        >>> seen = Moments(8)
+        >>> for chunk in torch.eye(8).split(3):
+        ...     seen = seen.update(chunk)
+        >>> round(wb.rankme(seen), 2)
+        8.0
     """
 
     def __init__(self, d: int, *, normalise: bool = False) -> None:

@@ -56,8 +56,8 @@ def bootstrap(
         ValueError: If there are fewer than four rows (or groups).
 
     Example:
-        >>> bootstrap(rankme, torch.randn(500, 32), resamples=50)
-        RankMe 31.53 [31.43, 31.63] (N=500, D=32, entropy of the singular values, uncentred, eps=1e-07)
+        >>> bootstrap(wb.rankme, torch.randn(500, 32), resamples=50)
+        RankMe 31... [31..., 31...] (N=500, D=32, entropy of the singular values, uncentred, eps=1e-07)
     """
     n, d = shape(z)
     if not 0 < interval < 1 or resamples < 20:

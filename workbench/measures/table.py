@@ -40,7 +40,7 @@ def over_layers(
         ValueError: If no measure is given.
 
     Example:
-        >>> over_layers({"backbone": torch.eye(4)}, rank=rankme)[["layer", "measure", "value", "n", "d"]]
+        >>> over_layers({"backbone": torch.eye(4)}, rank=wb.rankme)[["layer", "measure", "value", "n", "d"]]
               layer measure   value  n  d
         0  backbone    rank  4.0...  4  4
     """
