@@ -32,7 +32,7 @@ __all__ = ["DirectCLR"]
 @in_full_precision
 def info_nce(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], *, temperature: float, first: int = 0) -> Float[Tensor, ""]:
     """Cross-entropy, in nats, of finding row ``first + i`` of ``b`` by its cosine to row i of ``a``; log(m) at total collapse."""
-    logits = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature  # n m
+    logits = (F.normalize(a, dim=1) / temperature) @ F.normalize(b, dim=1).T  # n m
     return F.cross_entropy(logits, torch.arange(first, first + len(a), device=a.device))
 
 

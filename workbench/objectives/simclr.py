@@ -48,12 +48,13 @@ def nt_xent(
     """
     all1, all2 = (z1, z2) if all1 is None or all2 is None else (all1, all2)
     n, m = len(z1), len(all1)
-    own = F.normalize(torch.cat([z1, z2]), dim=1)
+    own = F.normalize(torch.cat([z1, z2]), dim=1) / temperature
     others = F.normalize(torch.cat([all1, all2]), dim=1)
-    logits = own @ others.T / temperature  # 2n 2m
+    logits = own @ others.T  # 2n 2m
     row = torch.arange(2 * n, device=z1.device)
     itself = row % n + first + m * (row // n)
-    logits[row, itself] = -torch.inf
+    with torch.no_grad():  # the softmax gives these entries no gradient anyway; recording it would copy the largest tensor
+        logits[row, itself] = -torch.inf
     return F.cross_entropy(logits, (itself + m) % (2 * m))
 
 
