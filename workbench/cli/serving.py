@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from workbench.cli.typed import UsageError, value
 
@@ -45,7 +46,7 @@ def reproduce_options(parser: argparse.ArgumentParser) -> None:
 
 
 def apps(args: argparse.Namespace) -> None:
-    """Serve the apps and print their address; they open on the runs given, or on all of runs/.
+    """Serve the apps and print their address; they open on the runs given, or on all in runs/.
 
     workbench apps runs/demo --port 5006 --show
     """
@@ -56,13 +57,14 @@ def apps(args: argparse.Namespace) -> None:
     shown = [f"http://{args.address}:{port}/{app.stem}" for app in found]
     print("\n".join(["the apps are at", *shown, "Ctrl-C ends them"]), flush=True)
     command = [sys.executable, "-m", "panel", "serve", *map(str, found), "--port", str(port), "--address", args.address]
-    command += ["--show"] * args.show + ["--args", *args.runs] * bool(args.runs)
+    runs = args.runs or sorted(str(path.parent) for path in Path("runs").rglob("run.json"))
+    command += ["--show"] * args.show + ["--args", *runs] * bool(runs)
     _serve(command)
 
 
 def apps_options(parser: argparse.ArgumentParser) -> None:
     """Adds the runs and where to serve."""
-    parser.add_argument("runs", nargs="*", help="runs, or folders of runs")
+    parser.add_argument("runs", nargs="*", help="by default all in runs/")
     parser.add_argument("--port", type=int, help="by default 5006, or the next that is free")
     parser.add_argument("--address", default="localhost", help="to listen at; default localhost")
     parser.add_argument("--show", action="store_true", help="open a browser")
