@@ -61,7 +61,7 @@ def folder(
         corrupt: ``"skip"`` leaves out what cannot be decoded, with a warning; ``"raise"`` stops, after trying all. Either
             way ``skipped.csv`` in the cache lists every such file and why.
         cache: Folder of the cache; by default ``folders`` in :func:`workbench.data.local.data_home`.
-        workers: Threads that decode; by default one a core.
+        workers: Threads that decode; by default one a core that this process may use.
         progress: Whether to show a progress bar.
 
     Factors: ``path``, relative to the root; with class folders ``label``, the class's number in alphabetical order, and
@@ -82,7 +82,7 @@ def folder(
     else:
         base = path.parent if root is None else Path(root).expanduser()
         factors = _table(path, base, column)
-    name = path.resolve().name or "root"
+    name = (path.resolve().name if path.is_dir() else path.stem) or "root"
     place = (Path(cache).expanduser() if cache else data_home() / "folders") / f"{name}-{_digest(path.resolve(), settings)}"
     files = [base / file for file in factors["path"]]
     store = _cached(files, place, settings, workers=workers, progress=progress)
@@ -233,15 +233,19 @@ def _decode_all(files: list[Path], work: Path, settings: Mapping[str, Any], *, w
         except Exception as error:  # damaged files make PIL raise many kinds
             skipped.append((row, str(files[row]), f"{type(error).__name__}: {error}"))
 
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, warnings.catch_warnings():
+    with ThreadPoolExecutor(workers or _cores()) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what PIL says of odd EXIF and palettes
-        bar = tqdm(total=len(files), desc="decoding", unit=" images", unit_scale=True, disable=not progress)
+        bar = tqdm(total=len(files), desc="decoding", unit=" images", disable=not progress)
         for start in range(0, len(files), CHUNK):
             for _ in pool.map(put, range(start, min(start + CHUNK, len(files)))):
                 bar.update()
         bar.close()
     pixels.flush()
     pd.DataFrame(sorted(skipped), columns=["row", "path", "reason"]).to_csv(work / "skipped.csv", index=False)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _report(skipped: pd.DataFrame, files: int, store: Path, corrupt: str) -> None:
