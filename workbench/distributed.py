@@ -50,7 +50,7 @@ def gather(z: Tensor) -> Tensor:
 def from_first(x: Tensor) -> Tensor:
     """Returns the ``x`` of process 0 on every process, without gradient; for random draws that all must share."""
     if world() > 1:
-        x = x.detach().contiguous()
+        x = x.detach().clone(memory_format=torch.contiguous_format)
         dist.broadcast(x, src=0)
     return x
 

@@ -44,7 +44,7 @@ def redundancy(z1: Float[Tensor, "n d"], z2: Float[Tensor, "n d"]) -> Float[Tens
 
 
 class BarlowTwins(Objective):
-    """Barlow Twins on the embedding ``z``; its paper's projector is 8192-8192-8192.
+    """Barlow Twins on the embedding ``z``; its authors' is ``Projector([2048, 8192, 8192, 8192])``.
 
     Arguments:
         redundancy: Weight of the off-diagonal entries.

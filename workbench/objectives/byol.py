@@ -36,7 +36,7 @@ def regression(q: Tensor, z: Tensor) -> Tensor:
 
 
 class BYOL(Objective):
-    """BYOL on the embedding ``z``; its paper's projector is 4096-256.
+    """BYOL on the embedding ``z``; its authors' is ``Projector([2048, 4096, 256])``.
 
     Arguments:
         hidden: Width of the predictor's hidden layer.

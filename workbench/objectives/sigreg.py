@@ -85,6 +85,8 @@ def invariance(z: Float[Tensor, "v n k"], centre: Float[Tensor, "n k"]) -> Float
 class SIGReg(Objective):
     """LeJEPA on the embedding ``z``, with two views or more; those of the largest size make the centre.
 
+    The projector of its authors' example is ``Projector([512, 2048, 2048, 128])``.
+
     Arguments:
         weight: Of the regulariser, from 0 to 1; the views' agreement has the rest. The paper takes 0.05, and 0.01 to 0.1.
         directions: How many random directions are tested at each step.

@@ -59,7 +59,7 @@ def nt_xent(
 
 
 class SimCLR(Objective):
-    """SimCLR on the embedding ``z``; its paper's projector is 2048-2048-128 with a BatchNorm at the end.
+    """SimCLR on the embedding ``z``; its authors' is ``Projector([2048, 2048, 128], norm_last=True)``.
 
     Arguments:
         temperature: Above 0; the paper's 0.1 for ImageNet, 0.5 for CIFAR-10.

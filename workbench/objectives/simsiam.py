@@ -29,7 +29,7 @@ def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
 
 
 class SimSiam(Objective):
-    """SimSiam on the embedding ``z``; its paper's projector is 2048-2048-2048.
+    """SimSiam on the embedding ``z``; its authors' is ``Projector([2048, 2048, 2048, 2048], norm_last=True)``.
 
     Arguments:
         hidden: Width of the predictor's hidden layer; None is a quarter of the embedding's, as the paper's 512 of 2,048.

@@ -49,7 +49,7 @@ def covariance(z: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 
 
 class VICReg(Objective):
-    """VICReg on the embedding ``z``; its paper's projector is 8192-8192-8192.
+    """VICReg on the embedding ``z``; its authors' is ``Projector([2048, 8192, 8192, 8192])``.
 
     Arguments:
         invariance, variance, covariance: Weights of the three terms.
