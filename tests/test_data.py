@@ -9,6 +9,7 @@ import pickle
 import tarfile
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -630,6 +631,10 @@ def look(path, tmp_path, **options):
     return folder(path, size=16, cache=tmp_path / "cache", progress=False, **options)
 
 
+def stores(tmp_path):
+    return [p for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"]
+
+
 def test_folder_reads_any_tree(tree, tmp_path):
     images = look(tree, tmp_path)
     assert images.factors["path"].tolist() == ["cat/a.jpg", "cat/deep/b.PNG", "dog/c.webp", "dog/d.bmp", "dog/e.jpeg"]
@@ -667,9 +672,9 @@ def test_folder_decodes_once_and_notices_changes(tree, tmp_path, monkeypatch):
     assert look(tree, tmp_path).at([2])[0, :, 0, 0].tolist() == [1, 2, 3] and len(calls) == 17
     (tree / "cat" / "new.png").unlink()
     assert len(look(tree, tmp_path)) == 5
-    assert len(list((tmp_path / "cache").iterdir())) == 1  # old listings leave nothing behind
+    assert len(stores(tmp_path)) == 1  # old listings leave nothing behind
     look(tree, tmp_path, fit="pad")
-    assert len(list((tmp_path / "cache").iterdir())) == 2  # other settings stand beside it
+    assert len(stores(tmp_path)) == 2  # other settings stand beside it
 
 
 def test_folder_leaves_nothing_of_an_interrupted_decoding(tree, tmp_path, monkeypatch):
@@ -681,7 +686,7 @@ def test_folder_leaves_nothing_of_an_interrupted_decoding(tree, tmp_path, monkey
     monkeypatch.setattr(module, "decode", interrupt)
     with pytest.raises(KeyboardInterrupt):
         look(tree, tmp_path)
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert stores(tmp_path) == []
     monkeypatch.undo()
     assert len(look(tree, tmp_path)) == 5
 
@@ -753,23 +758,21 @@ def test_folder_needs_room_on_the_disk(tree, tmp_path, monkeypatch):
         look(tree, tmp_path)
 
 
-def test_two_processes_at_once_agree(tree, tmp_path, monkeypatch):
+def test_of_several_at_once_one_decodes_and_the_rest_wait(tree, tmp_path, monkeypatch):
     import workbench.data.folders as module
 
-    other = look(tree, tmp_path)
-    store = next((tmp_path / "cache").iterdir())
-    aside = tmp_path / "aside"
-    store.rename(aside)
-    real = module._decode_all
+    calls = []
+    monkeypatch.setattr(module, "decode", lambda path, **k: (calls.append(path), time.sleep(0.05), decode(path, **k))[2])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: look(tree, tmp_path), range(4)))
+    assert len(calls) == 5 and all((other.pixels == found[0].pixels).all() for other in found)
 
-    def meanwhile(*a, **k):
-        real(*a, **k)
-        aside.rename(store)
 
-    monkeypatch.setattr(module, "_decode_all", meanwhile)
-    monkeypatch.setattr(module, "_clear", lambda *a, **k: None)
-    assert (look(tree, tmp_path).pixels == other.pixels).all()
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+def test_what_a_killed_process_left_is_removed(tree, tmp_path):
+    look(tree, tmp_path)
+    (store,) = stores(tmp_path)
+    left = store.rename(store.with_name(f".{store.name.rsplit('-', 1)[0]}-abc123"))
+    assert len(look(tree, tmp_path)) == 5 and not left.exists() and stores(tmp_path) == [store]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])

@@ -1,11 +1,11 @@
 """Your own images: any tree of image files, or a table of paths and factors, decoded once into a memory-mapped cache."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -180,27 +180,40 @@ def _cached(files: list[Path], place: Path, settings: Mapping[str, Any], *, work
     for file in files:
         listing.update(f"{file}\0{_state(file)}\n".encode())
     store = place.with_name(f"{place.name}-{listing.hexdigest()[:12]}")
-    if store.exists():
-        return store
+    with _alone(place):
+        if store.exists():
+            return store
+        _make_room(place, len(files) * settings["channels"] * settings["size"] ** 2)
+        work = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        try:
+            _decode_all(files, work, settings, workers=workers, progress=progress)
+            _clear(place.parent, f"{place.name}-")
+            work.rename(store)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return store
+
+
+@contextlib.contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Makes other processes that want the same cache wait, so that one decodes and the rest find it done."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    _clear(place.parent, f".{place.name}-", older=86_400)
-    need, free = len(files) * settings["channels"] * settings["size"] ** 2, shutil.disk_usage(place.parent).free
+    with place.with_name(f".{place.name}.lock").open("w") as lock:
+        with contextlib.suppress(ImportError, OSError):  # Windows, and file systems without locks
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _make_room(place: Path, need: int) -> None:
+    _clear(place.parent, f".{place.name}-")  # what a killed process left
+    free = shutil.disk_usage(place.parent).free
     if need > 0.95 * free:
         raise OSError(
-            f"the cache of {len(files):,} images needs {need / 1e9:.1f} GB, but {place.parent} has {free / 1e9:.1f} GB free; "
+            f"the cache of these images needs {need / 1e9:.1f} GB, but {place.parent} has {free / 1e9:.1f} GB free; "
             f"make room, or say cache=... to keep it elsewhere"
         )
-    work = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-    try:
-        _decode_all(files, work, settings, workers=workers, progress=progress)
-        _clear(place.parent, f"{place.name}-")
-        work.rename(store)
-    except OSError:
-        if not store.exists():  # else another process was quicker
-            raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return store
 
 
 def _state(file: Path) -> tuple[int, int]:
@@ -211,9 +224,9 @@ def _state(file: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _clear(folder: Path, prefix: str, *, older: float = 0) -> None:
+def _clear(folder: Path, prefix: str) -> None:
     for old in folder.iterdir():
-        if old.name.startswith(prefix) and time.time() - old.stat().st_mtime >= older:
+        if old.name.startswith(prefix):
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -235,11 +248,10 @@ def _decode_all(files: list[Path], work: Path, settings: Mapping[str, Any], *, w
 
     with ThreadPoolExecutor(workers or _cores()) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what PIL says of odd EXIF and palettes
-        bar = tqdm(total=len(files), desc="decoding", unit=" images", disable=not progress)
-        for start in range(0, len(files), CHUNK):
-            for _ in pool.map(put, range(start, min(start + CHUNK, len(files)))):
-                bar.update()
-        bar.close()
+        with tqdm(total=len(files), desc="decoding", unit=" images", disable=not progress) as bar:
+            for start in range(0, len(files), CHUNK):
+                for _ in pool.map(put, range(start, min(start + CHUNK, len(files)))):
+                    bar.update()
     pixels.flush()
     pd.DataFrame(sorted(skipped), columns=["row", "path", "reason"]).to_csv(work / "skipped.csv", index=False)
 
