@@ -7,14 +7,14 @@ four parts of the jitter, which torchvision draws for every image, is drawn once
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from workbench.core import Views
-from workbench.views.batches import check_pixels, portions
+from workbench.views.batches import Groups, check_pixels, on_some, portions
 from workbench.views.boxes import random_boxes
 from workbench.views.colour import brightness, contrast, greyscale, hue, saturation, solarise
 from workbench.views.presets import AUGMENTATIONS
@@ -157,40 +157,13 @@ class Augment:
                 JITTER[name](part, action[name][groups.first], out=part)
         if chance["grey"] and x.shape[1] == 3:
             part = x[groups.second]
-            greyscale(part, None if groups.exact else action["grey"], out=part)
+            greyscale(part, None if groups.known else action["grey"], out=part)
         if chance["blur"]:
             kernel = max(3, x.shape[2] // 20 * 2 + 1)
-            x = _some(x, action["blur"] > 0, lambda part, rows: blur(part, action["blur"][rows], kernel=kernel))
+            x = on_some(x, action["blur"] > 0, lambda part, rows: blur(part, action["blur"][rows], kernel=kernel))
         if chance["solarise"]:
-            x = _some(x, action["solarise"], lambda part, rows: solarise(part, part.new_full((len(part),), 0.5)))
+            x = on_some(x, action["solarise"], lambda part, rows: solarise(part, part.new_full((len(part),), 0.5)))
         groups.restore(x, out)
-
-
-class Groups:
-    """Orders a portion so that the images of ``first`` come first and those of ``second`` stand together.
-
-    Then what concerns some of the images is a slice, not a gather and a scatter. Elsewhere than on a CPU, where asking how
-    many they are would wait for the device, the order stays and every slice is everything.
-    """
-
-    def __init__(self, first: Tensor, second: Tensor) -> None:
-        self.images, self.first, self.second = None, slice(None), slice(None)
-        self.exact = first.device.type == "cpu"
-        if self.exact:
-            key = torch.where(first, second.int(), 3 - second.int())
-            a, b, c, _ = torch.bincount(key, minlength=4).tolist()
-            self.images, self.first, self.second = key.argsort(), slice(0, a + b), slice(a, a + b + c)
-
-    def order(self, x: Tensor) -> Tensor:
-        """Returns the rows of ``x`` in the order of the groups."""
-        return x.index_select(0, self.images) if self.exact else x
-
-    def restore(self, x: Tensor, out: Tensor) -> None:
-        """Writes the rows of ``x`` to ``out`` in the order that they had before."""
-        if self.exact:
-            torch.index_select(x, 0, self.images.argsort(), out=out)
-        else:
-            out.copy_(x)
 
 
 def each_view(name: str, value: Probability, n: int) -> list[float]:
@@ -199,18 +172,3 @@ def each_view(name: str, value: Probability, n: int) -> list[float]:
     if len(values) != n or not all(0 <= v <= 1 for v in values):
         raise ValueError(f"{name} is a probability from 0 to 1, or one for each of the {n} views, but got {value}")
     return values
-
-
-def _some(x: Tensor, which: Tensor, change: Callable[[Tensor, Any], Tensor]) -> Tensor:
-    """Returns ``x`` with the images ``which`` changed; ``change`` gets them and their rows, and may work in place.
-
-    A CPU works on those images alone; elsewhere asking how many they are would wait for the device, so all are worked on.
-    """
-    if x.device.type != "cpu":
-        return torch.where(which[:, None, None, None], change(x.clone(), slice(None)), x)
-    rows = which.nonzero()[:, 0]
-    if len(rows) == len(x):
-        return change(x, slice(None))
-    if len(rows):
-        x[rows] = change(x[rows], rows)
-    return x

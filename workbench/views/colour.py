@@ -57,10 +57,11 @@ def hue(x: Float[Tensor, "b c h w"], turn: Float[Tensor, " b"], *, out: Tensor |
     torch.minimum(low, b, out=low)
     high = torch.maximum(r, g)
     torch.maximum(high, b, out=high)
-    chroma = (high - low).clamp_min_(1e-12)
-    part = g - b
-    angle = (g + b).sub_(r).sub_(low).div_(chroma).add_(1)
-    torch.copysign(angle, part, out=angle).add_((6 * turn - 3)[:, None, None])  # sixths from cyan, any number of turns
+    chroma = high - low
+    part = chroma.clamp_min(1e-12)
+    angle = (g + b).sub_(r).sub_(low).div_(part).add_(1)  # sixths from red, 0 to 3
+    torch.copysign(angle, torch.sub(g, b, out=part), out=angle)
+    angle.add_((6 * turn - 3)[:, None, None])  # sixths from cyan, after any number of turns
     angle.sub_(torch.mul(angle, 1 / 6, out=part).round_(), alpha=6)  # -3 to 3: green at -1, blue at 1
     torch.abs(angle, out=part).sub_(1).clamp_(0, 1)
     torch.addcmul(low, part, chroma, out=r)

@@ -131,7 +131,7 @@ def _weigh_rows(x: Float[Tensor, "n c h w"], rows: Weights, images: Tensor | Non
     index = (index + h * first[:, :, None, None]).view(-1, index.shape[3])
     table = x.view(n * c * h, w)
     sums = F.embedding_bag(index, table, mode="sum", per_sample_weights=weight.reshape(index.shape))
-    return sums.view(len(images), c, -1, w)
+    return sums.view(len(images), c, rows[0].shape[1], w)
 
 
 def blur(x: Float[Tensor, "b c h w"], sigma: Float[Tensor, " b"], *, kernel: int) -> Float[Tensor, "b c h w"]:
