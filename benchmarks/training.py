@@ -128,17 +128,20 @@ class Pictures(torch.utils.data.Dataset):
 
 
 def workbench(task: Task, *, precision: str = "auto") -> Clock:
-    import workbench as wb
+    from workbench.data.images import Images
+    from workbench.objectives.simclr import SimCLR
+    from workbench.train import Trainer
+    from workbench.views.augment import Augment
 
     pixels = torch.from_numpy(task.images()).permute(0, 3, 1, 2).contiguous()
-    images = wb.Images(pixels, pd.DataFrame(index=range(len(pixels))), "noise")
-    views = wb.Augment(2, scale=(0.08, 1), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, grey=0.2, blur=task.blur)
+    images = Images(pixels, pd.DataFrame(index=range(len(pixels))), "noise")
+    views = Augment(2, scale=(0.08, 1), jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, grey=0.2, blur=task.blur)
     epochs = -(-(task.warm + task.steps) // (len(images) // task.batch))
-    trainer = wb.Trainer(
+    trainer = Trainer(
         epochs=epochs, batch_size=task.batch, device=task.device, precision=precision, compile=task.compile, warmup=0
     )
     clock = Clock(task)
-    for step in trainer.steps(task.network(normalise=True), wb.SimCLR(temperature=0.5), images, views):
+    for step in trainer.steps(task.network(normalise=True), SimCLR(temperature=0.5), images, views):
         if clock.step(step.waiting * task.batch / step.rate):
             return clock
     raise RuntimeError("too few steps")
