@@ -102,6 +102,7 @@ def training_curves(
     x: str = "step",
     colours: Mapping[Hashable, str] | None = None,
     marker: float | None = None,
+    points: int = 24,
     title: str = "",
     **options: Any,
 ) -> hv.Layout | hv.Overlay:
@@ -116,6 +117,7 @@ def training_curves(
         x: Column of the horizontal axis.
         colours: By value of ``by``.
         marker: Draws a vertical line at this ``x``.
+        points: Curves of at most so many steps show each as a dot.
         title: What the figure shows, as a statement.
         options: Further HoloViews options, such as ``width``, ``logx`` or ``ylim``.
 
@@ -130,7 +132,7 @@ def training_curves(
     for i, name in enumerate(values):
         named = options.get("show_legend", i == len(values) - 1)
         known = colours or theme.palette(_kinds(metrics, by), by)
-        parts = _lines(metrics.dropna(subset=[name]), x, name, by, dash, known, legend=named)
+        parts = _lines(metrics.dropna(subset=[name]), x, name, by, dash, known, points=points, legend=named)
         parts = parts or [hv.Curve([], x, "middle").opts(show_legend=False)]
         if marker is not None:
             parts.append(hv.VLine(marker).opts(color=theme.INK, line_width=1.4, line_dash="dotted", show_legend=False))

@@ -11,6 +11,8 @@ from typing import Any
 import holoviews as hv
 import holoviews.plotting.bokeh
 import pandas as pd
+from bokeh.core.validation import silence
+from bokeh.core.validation.warnings import FIXED_SIZING_MODE
 from bokeh.models import ColorBar, Plot, Text
 from bokeh.palettes import Blues256, Plasma256, Viridis256
 from bokeh.themes import Theme
@@ -130,8 +132,6 @@ def dress(plot: Any, element: Any) -> None:
     figure = plot.handles.get("plot", plot.state)
     if not isinstance(figure, Plot):
         return
-    if figure.sizing_mode == "fixed":
-        figure.sizing_mode = None  # else Bokeh warns that frame_width is no width
     figure.toolbar.update(logo=None, autohide=True)
     for legend in figure.legend:
         if legend in figure.center:  # there it would catch the mouse
@@ -168,6 +168,7 @@ def ready() -> None:
     """Makes Bokeh the backend that draws, once; canvas and not WebGL, so that any machine shows the same picture."""
     hv.Store.set_current_backend("bokeh")
     hv.renderer("bokeh").webgl = False
+    silence(FIXED_SIZING_MODE)  # a frame's width is a width too
 
 
 def need(table: pd.DataFrame, wanted: Iterable[str], figure: str) -> None:

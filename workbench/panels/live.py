@@ -2,7 +2,6 @@
 
 import dataclasses
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ import param
 
 from workbench.figures.lines import float32_floor, spectra, spectra_range, training_curves
 from workbench.panels.jobs import Job
-from workbench.panels.picture import Picture
+from workbench.panels.picture import Picture, beside
 from workbench.spec import names
 
 __all__ = ["CollapseLive", "Lesson"]
@@ -45,12 +44,12 @@ class Lesson(param.Parameterized):
         teach: What trains it, a function of the lesson that yields :class:`Seen`; by default :func:`train`.
     """
 
-    data = param.Selector(default="garments", objects=DATA)
-    objective = param.Selector(default="SimCLR", label="objective")
-    projector = param.Selector(default="none", objects=list(PROJECTORS))
-    backbone = param.Selector(default="convnet", objects=["convnet", "convnet-residual", "resnet18"])
-    lr = param.Selector(default=1e-3, objects=RATES, label="learning rate")
-    epochs = param.Integer(10, bounds=(1, 100))
+    data = param.Selector(default="garments", objects=DATA, label="Images")
+    objective = param.Selector(default="SimCLR", label="Objective")
+    projector = param.Selector(default="none", objects=list(PROJECTORS), label="Projector")
+    backbone = param.Selector(default="convnet", objects=["convnet", "convnet-residual", "resnet18"], label="Backbone")
+    lr = param.Selector(default=1e-3, objects=RATES, label="Learning rate")
+    epochs = param.Integer(10, bounds=(1, 100), label="Epochs")
     lr_factor = param.Number(1.0, bounds=(0, 32), doc="Multiplies the learning rate from the next step on")
     images = param.Integer(10_000, bounds=(64, None), doc="How many images, where the data set is drawn or larger", precedence=-1)
     batch_size = param.Integer(256, bounds=(2, None), precedence=-1)
@@ -178,19 +177,19 @@ class CollapseLive(pn.viewable.Viewer):
         self._choices = [
             pmui.Select.from_param(state.data, **stretch),
             pmui.Select.from_param(state.objective, **stretch),
-            pmui.RadioButtonGroup.from_param(state.projector, label="projector", **stretch),
+            pmui.RadioButtonGroup.from_param(state.projector, **stretch),
             pmui.Select.from_param(state.backbone, **stretch),
             pmui.DiscreteSlider.from_param(state.lr, options={f"{r:g}": r for r in RATES}, **stretch),
             pmui.IntSlider.from_param(state.epochs, **stretch),
         ]
         factors = {"0": 0.0, "1/32": 1 / 32, "1/8": 1 / 8, "1/2": 0.5, "1": 1.0, "2": 2.0, "8": 8.0, "32": 32.0}
-        self.factor = pmui.DiscreteSlider(label="learning rate, times", options=factors, value=1.0, **stretch)
+        self.factor = pmui.DiscreteSlider(label="Learning rate, times", options=factors, value=1.0, **stretch)
         self.factor.link(self.lesson, value="lr_factor")
         buttons = pn.Row(self.start, self.pause, self.stop, **stretch)
         self._page = pn.Row(
-            pn.Column(*self._choices, buttons, self.factor, width=320),
+            pn.Column(*self._choices, buttons, self.factor, width=320, margin=(12, 10, 0, 5)),
             pn.Column(
-                self.trouble, self.finding, self.progress, self.spectrum, pn.Row(self.loss, self.rank, **stretch), **stretch
+                self.trouble, self.finding, self.progress, self.spectrum, beside(self.loss, self.rank, height=250), **stretch
             ),
             **stretch,
         )
@@ -224,7 +223,7 @@ class CollapseLive(pn.viewable.Viewer):
         self.pause.label = "Pause"
 
     def _buttons(self, *, running: bool) -> None:
-        self.start.label = "Start again" if self.job else "Start"
+        self.start.label = "Restart" if self.job else "Start"
         self.pause.disabled = self.stop.disabled = not running
         for choice in self._choices:
             choice.disabled = running
@@ -262,16 +261,17 @@ class CollapseLive(pn.viewable.Viewer):
             low, high = spectra_range(pd.concat([s["value"] for _, s in spectra_seen]), floor)
             looks = {"by": "layer", "dash": "when", "floor": floor, "ylim": (low, high), "responsive": True, "height": 330}
             self.spectrum.show(spectra(both, title="Spectrum now; dashed: before training", **looks))
-        below = {"responsive": True, "height": 260, "xlim": (0, max(lesson.total, 1))}
+        below = {"responsive": True, "height": 250, "xlim": (0, max(lesson.total, 1)), "points": 0}
         if "loss" in course:
-            self.loss.show(training_curves(course.dropna(subset=["loss"]), title="Loss", **below))
+            losses = course.dropna(subset=["loss"])
+            self.loss.show(training_curves(losses, title="Loss", ylim=_span(losses["loss"]), **below))
         if len(ranks):
-            self.rank.show(training_curves(ranks, values=["RankMe"], by="layer", title="RankMe", **below))
+            low, high = 0, float(ranks["RankMe"].max()) * 1.1
+            self.rank.show(training_curves(ranks, values=["RankMe"], by="layer", title="RankMe", ylim=(low, high), **below))
 
 
-def wait_for(condition: Callable[[], bool], *, seconds: float = 60.0) -> bool:
-    """Returns whether the condition came true in time; for scripts and tests."""
-    until = time.monotonic() + seconds
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.05)
-    return condition()
+def _span(values: pd.Series) -> tuple[float, float]:
+    """A range that holds the values, with a little air."""
+    low, high = float(values.min()), float(values.max())
+    air = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - air, high + air

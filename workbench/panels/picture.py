@@ -16,20 +16,22 @@ class Picture(pn.viewable.Viewer):
     a twentieth of drawing it again.
     """
 
-    def __init__(self, **params: Any) -> None:
+    def __init__(self, *, least: int = 300, **params: Any) -> None:
+        """``least`` is the width in screen pixels below which pictures side by side become pictures one below the other."""
         super().__init__(**params)
         self.figure: Any = None
         self._shape: list[tuple[str, str]] | None = None
         self._beat = hv.streams.Stream.define("Beat", n=0)()
         self._plots: weakref.WeakSet = weakref.WeakSet()
-        self._pane = pn.pane.HoloViews(None, sizing_mode="stretch_width", linked_axes=False, backend="bokeh")
+        looks = {"sizing_mode": "stretch_width", "min_width": least, "styles": {"flex": f"1 1 {least}px"}}
+        self._pane = pn.pane.HoloViews(None, linked_axes=False, backend="bokeh", **looks)
 
     def __panel__(self) -> pn.viewable.Viewable:
         return self._pane
 
     def show(self, figure: Any) -> None:
         """Draws ``figure`` from now on; None clears."""
-        shape = _shape(figure)
+        shape, before = _shape(figure), self.figure
         same, self.figure, self._shape = figure is not None and shape == self._shape, figure, shape
         if figure is None:
             self._pane.object = None
@@ -38,7 +40,7 @@ class Picture(pn.viewable.Viewer):
             self._pane.object = hv.DynamicMap(self._newest, streams=[self._beat])
         elif isinstance(figure, hv.Overlay):
             for plot in list(self._plots):
-                _refill(plot, figure)
+                _refill(plot, figure, before)
         else:
             self._beat.event(n=self._beat.n + 1)
 
@@ -46,8 +48,7 @@ class Picture(pn.viewable.Viewer):
         """What a browser that connects now is to see."""
         if not isinstance(self.figure, hv.Overlay):
             return self.figure
-        hooks = self.figure.opts.get("plot").kwargs.get("hooks", [])
-        return self.figure.opts(hooks=[*hooks, lambda plot, element: self._plots.add(plot)])
+        return self.figure.opts(hooks=[*_option(self.figure, "hooks"), lambda plot, element: self._plots.add(plot)])
 
 
 def _shape(figure: Any) -> list[tuple[str, str]] | None:
@@ -56,15 +57,28 @@ def _shape(figure: Any) -> list[tuple[str, str]] | None:
     return [(type(e).__name__, e.label) for e in (figure if isinstance(figure, hv.Overlay) else [figure])]
 
 
-def _refill(plot: Any, figure: hv.Overlay) -> None:
-    """Puts the numbers of ``figure`` into the Bokeh figure that ``plot`` made of one with the same curves."""
+def beside(*pictures: Picture, height: int) -> pn.FlexBox:
+    """Returns pictures side by side where there is room; ``height`` is kept for them before they are drawn."""
+    return pn.FlexBox(*pictures, sizing_mode="stretch_width", min_height=height, flex_wrap="wrap", align_items="flex-start")
+
+
+def _option(figure: Any, name: str) -> Any:
+    return figure.opts.get("plot").kwargs.get(name)
+
+
+def _refill(plot: Any, figure: hv.Overlay, before: hv.Overlay) -> None:
+    """Puts the numbers of ``figure`` into the Bokeh figure that ``plot`` made of ``before``, which had the same curves."""
     for element, part in zip(figure, plot.subplots.values(), strict=True):
         if isinstance(element, hv.HLine | hv.VLine):
             part.handles["glyph"].location = element.data
-        elif not isinstance(element, hv.Text):
+        else:
             source = part.handles["source"]
             source.data = dict(source.data) | _numbers(element, part)
-    plot.handles["plot"].title.text = figure.opts.get("plot").kwargs.get("title", "")
+    drawn = plot.handles["plot"]
+    drawn.title.text = _option(figure, "title") or ""
+    for name, axis in (("xlim", drawn.x_range), ("ylim", drawn.y_range)):
+        if _option(figure, name) and _option(figure, name) != _option(before, name):  # else the reader's zoom stays
+            axis.update(start=_option(figure, name)[0], end=_option(figure, name)[1])
     plot.push()
 
 

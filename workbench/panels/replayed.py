@@ -13,7 +13,7 @@ from workbench.figures.lines import float32_floor, spectra, spectra_range, train
 from workbench.figures.tables import layer_table
 from workbench.figures.theme import palette
 from workbench.panels.jobs import Job
-from workbench.panels.picture import Picture
+from workbench.panels.picture import Picture, beside
 from workbench.run import Run
 
 __all__ = ["CollapseRun", "RunPair", "find_runs"]
@@ -145,14 +145,17 @@ class RunPair(param.Parameterized):
     def finding(self) -> str:
         """The step, and the RankMe and neighbours' accuracy of the deepest of the chosen layers."""
         rows = self.at_step("measures")
+        if rows.empty:
+            return f"Step {self.step:,}"
+        deepest = [layer for layer in self.param.layers.objects if layer in set(rows["layer"])][-1]
         said = []
-        if len(rows):
-            deepest = [layer for layer in self.param.layers.objects if layer in set(rows["layer"])][-1]
-            for (name, measure), part in rows[rows["layer"] == deepest].groupby(["run", "measure"], sort=False):
-                if measure in ("rankme", "knn"):
-                    said.append(f"{'RankMe' if measure == 'rankme' else 'kNN'} **{part['value'].iloc[0]:.3g}** ({name})")
-            return f"Step {self.step:,}, {deepest}: {', '.join(said)}"
-        return f"Step {self.step:,}"
+        for name, part in rows[rows["layer"] == deepest].groupby("run", sort=False):
+            value = part.set_index("measure")["value"]
+            numbers = [
+                f"{word} **{value[m]:.{d}f}**" for m, word, d in (("rankme", "RankMe", 1), ("knn", "kNN", 2)) if m in value
+            ]
+            said.append(f"{name} {', '.join(numbers)}")
+        return f"Step {self.step:,}, {deepest}: {'; '.join(said)}"
 
 
 class CollapseRun(pn.viewable.Viewer):
@@ -163,7 +166,8 @@ class CollapseRun(pn.viewable.Viewer):
     ) -> None:
         super().__init__(**params)
         self.runs, self.job, self._measure = runs, None, measure
-        self.spectrum, self.table, self.rank, self.near, self.loss = (Picture() for _ in range(5))
+        self.spectrum, self.table = Picture(least=480), Picture(least=380)
+        self.rank, self.near, self.loss = Picture(least=260), Picture(least=260), Picture(least=260)
         self.finding = pn.pane.Markdown(sizing_mode="stretch_width", styles={"font-size": "18px"}, min_height=48)
         self.alert = pn.Column(*[pmui.Alert(c, severity="warning", sizing_mode="stretch_width") for c in complaints])
         self.trouble = pmui.Alert("", severity="error", visible=False, sizing_mode="stretch_width")
@@ -174,18 +178,19 @@ class CollapseRun(pn.viewable.Viewer):
         self.progress = pmui.LinearProgress(value=0, visible=False, sizing_mode="stretch_width")
         state = self.runs.param
         self._controls = pn.Column(
-            pmui.Select.from_param(state.run, label="run", sizing_mode="stretch_width"),
-            pmui.Select.from_param(state.other, label="laid over it, dashed", sizing_mode="stretch_width"),
-            pmui.CheckBoxGroup.from_param(state.layers, label="layers"),
+            pmui.Select.from_param(state.run, label="Run", sizing_mode="stretch_width"),
+            pmui.Select.from_param(state.other, label="Laid over it, dashed", sizing_mode="stretch_width"),
+            pmui.CheckBoxGroup.from_param(state.layers, label="Layers"),
             self.button,
             self.progress,
             width=300,
+            margin=(12, 10, 0, 5),
         )
         self._pictures = pn.Column(
             self.finding,
-            pn.Row(self.spectrum, pn.Column(self.table, width=470), sizing_mode="stretch_width"),
+            beside(self.spectrum, self.table, height=330),
             self.player,
-            pn.Row(self.rank, self.near, self.loss, sizing_mode="stretch_width"),
+            beside(self.rank, self.near, self.loss, height=230),
             sizing_mode="stretch_width",
         )
         page = pn.Row(self._controls, self._pictures, sizing_mode="stretch_width")
@@ -237,15 +242,15 @@ class CollapseRun(pn.viewable.Viewer):
                 picture.show(None)
             return
         self.spectrum.show(
-            spectra(now, floor=floor, ylim=spectra_range(every["value"], floor), title="Spectrum", height=360, **common)
+            spectra(now, floor=floor, ylim=spectra_range(every["value"], floor), title="Spectrum", height=330, **common)
         )
         numbers = runs.at_step("measures")
         numbers = numbers[numbers["run"] == runs.run].sort_values(
             "measure", key=lambda names: names.map(ORDER.get), kind="stable"
         )
-        self.table.show(layer_table(numbers, title=runs.run, responsive=True, height=340) if len(numbers) else None)
+        self.table.show(layer_table(numbers, title=runs.run, responsive=True, height=310) if len(numbers) else None)
         course = runs.course()
-        below = common | {"x": "step + 1", "logx": True, "height": 260, "show_legend": False, "marker": runs.step + 1}
+        below = common | {"x": "step + 1", "logx": True, "height": 230, "show_legend": False, "marker": runs.step + 1}
         below |= {"xlim": (0.9, max(course["step + 1"].max(), 2) * 1.1)}
         for picture, name, title in ((self.rank, "rankme", "RankMe"), (self.near, "knn", "Nearest neighbours' accuracy")):
             picture.show(training_curves(course, values=[name], title=title, **below) if name in course else None)

@@ -13,7 +13,7 @@ import param
 from workbench.figures.lines import spectra, training_curves
 from workbench.figures.tables import alignment_map
 from workbench.panels.jobs import Job
-from workbench.panels.picture import Picture
+from workbench.panels.picture import Picture, beside
 
 __all__ = ["CollapseTheory", "LinearToy"]
 
@@ -38,10 +38,10 @@ class LinearToy(param.Parameterized):
         live: By cause, what trains it: a function of the settings that yields moments (step, table, weights).
     """
 
-    cause = param.Selector(default="depth", objects=CAUSES, doc="What makes the dimensions die")
-    strength = param.Number(1.5, bounds=(0, 4), step=0.1, label="augmentation strength")
-    depth = param.Integer(2, bounds=(1, 4), label="linear layers")
-    decay = param.Number(0.35, bounds=(0, 1), step=0.05, label="decay of the initial singular values")
+    cause = param.Selector(default="depth", objects=CAUSES)
+    strength = param.Number(1.5, bounds=(0, 4), step=0.1, label="Augmentation strength")
+    depth = param.Integer(2, bounds=(1, 4), label="Linear layers")
+    decay = param.Number(0.35, bounds=(0, 1), step=0.05, label="Decay of the initial singular values")
     relu = param.Boolean(default=False, label="ReLU between the layers")
     step = param.Integer(0, doc="Gradient step that is shown; the last at or before it counts")
     steps = param.Integer(5000, bounds=(1, None))
@@ -84,14 +84,15 @@ class LinearToy(param.Parameterized):
         return seen[-1] if seen else None
 
     def spectrum(self) -> pd.DataFrame:
-        """Columns matrix, rank, value at the step; before training, the singular values that the layers start with."""
+        """Columns matrix, rank, value at the step; before training, what is known without it: how deep networks start."""
         moment = self.moment()
         if moment is not None:
             return moment.table
         ranks = np.arange(1, WIDTH + 1)
-        layers = range(1, self.depth + 1) if self.depth > 1 else [""]
-        start = [pd.DataFrame({"matrix": f"W{k}", "rank": ranks, "value": np.exp(-self.decay * (ranks - 1))}) for k in layers]
-        return pd.concat(start) if self.cause == "depth" else start[0].iloc[:0]
+        start = np.exp(-self.decay * (ranks - 1)) if self.cause == "depth" else np.full(WIDTH, np.nan)
+        layers = [f"W{k}" for k in range(1, self.depth + 1)] if self.cause == "depth" and self.depth > 1 else ["W"]
+        values = dict.fromkeys(layers, start) | {"embedding": np.full(WIDTH, np.nan)}
+        return pd.concat([pd.DataFrame({"matrix": k, "rank": ranks, "value": v}) for k, v in values.items()])
 
     def history(self) -> pd.DataFrame:
         """Columns step, rank, value of the embedding's covariance, over all moments."""
@@ -132,8 +133,8 @@ class CollapseTheory(pn.viewable.Viewer):
         super().__init__(**params)
         self.toy = toy or LinearToy()
         self.job: Job | None = None
-        self.weights, self.embedding, self.course, self.blocks = Picture(), Picture(), Picture(), Picture()
-        self.finding = pn.pane.Markdown(sizing_mode="stretch_width", styles={"font-size": "18px"}, min_height=60)
+        self.weights, self.embedding, self.course, self.blocks = Picture(), Picture(), Picture(least=380), Picture()
+        self.finding = pn.pane.Markdown(sizing_mode="stretch_width", styles={"font-size": "18px"}, min_height=48)
         self.words = pn.pane.Markdown(sizing_mode="stretch_width")
         toy = self.toy.param
         self.train = pmui.Button(label="Train", color="primary", variant="contained", sizing_mode="stretch_width")
@@ -157,19 +158,20 @@ class CollapseTheory(pn.viewable.Viewer):
             ],
         }
         self._controls = pn.Column(
-            pmui.RadioBoxGroup.from_param(toy.cause, label="cause"),
+            pmui.RadioBoxGroup.from_param(toy.cause, label="What makes dimensions die"),
             self.words,
             *itertools.chain.from_iterable(self._sliders.values()),
             self.train,
             width=300,
+            margin=(12, 10, 0, 5),
         )
         self._page = pn.Row(
             self._controls,
             pn.Column(
                 self.finding,
-                pn.Row(self.weights, self.embedding, sizing_mode="stretch_width"),
+                beside(self.weights, self.embedding, height=300),
                 self.player,
-                pn.Row(self.course, self.blocks, sizing_mode="stretch_width"),
+                beside(self.course, self.blocks, height=280),
                 sizing_mode="stretch_width",
             ),
             sizing_mode="stretch_width",
@@ -227,31 +229,19 @@ class CollapseTheory(pn.viewable.Viewer):
 
     def _draw(self) -> None:
         toy = self.toy
-        moment, table, alignment = toy.moment(), toy.spectrum(), toy.alignment()
-        weights = table[table["matrix"] != "embedding"]
-        looks = {"by": "matrix", "floor": None, "responsive": True, "height": 330}
+        table, alignment = toy.spectrum(), toy.alignment()
         low = {"augmentation": (1e-3, 1e-5), "depth": (1e-6, 1e-17)}[toy.cause]
         self.finding.object = toy.finding()
-        self.weights.show(
-            spectra(weights, title="Weights", quantity="singular value", ylim=(low[0], 5), **looks) if len(weights) else None
-        )
-        if moment is None:
-            for picture in (self.embedding, self.course, self.blocks):
-                picture.show(None)
-            return
+        looks = {"by": "matrix", "floor": None, "responsive": True, "height": 300}
+        weights = table[table["matrix"] != "embedding"]
+        self.weights.show(spectra(weights, title="Weights", quantity="singular value", ylim=(low[0], 5), **looks))
         marks = {"dead below e⁻⁸": DEAD}
         self.embedding.show(spectra(_of(table, "embedding"), title="Embedding", marks=marks, ylim=(low[1], 10), **looks))
-        course = {
-            "title": "Every eigenvalue of the embedding",
-            "by": "rank",
-            "marker": moment.step,
-            "logy": True,
-            "ylim": (low[1], 10),
-        }
-        self.course.show(
-            training_curves(toy.history(), values=["value"], responsive=True, height=300, xlim=(0, toy.steps), **course)
-        )
-        self.blocks.show(None if alignment is None else alignment_map(alignment, title="Alignment |V₂ᵀU₁|", width=230))
+        course = toy.history() if toy.moments else _of(table, "embedding").assign(step=0)
+        looks = {"by": "rank", "responsive": True, "height": 280, "logy": True, "xlim": (0, toy.steps), "ylim": (low[1], 10)}
+        looks |= {"marker": toy.step, "title": "Every eigenvalue of the embedding, through training"}
+        self.course.show(training_curves(course, values=["value"], **looks))
+        self.blocks.show(None if alignment is None else alignment_map(alignment, title="Alignment |V₂ᵀU₁|", width=190))
 
 
 def _of(table: pd.DataFrame, matrix: str) -> pd.DataFrame:
