@@ -18,13 +18,14 @@ AUGMENTATIONS = {
     "barlow": _BYOL,
     # Bardes et al. 2022, appendix C.1
     "vicreg": {"scale": (0.08, 1.0), "jitter": (0.4, 0.4, 0.2, 0.1), "grey": 0.2, "blur": 0.5, "solarise": 0.1},
-    # Chen and He 2021, appendix A (CIFAR-10: no blur)
+    "vicreg-cifar": {"scale": (0.2, 1.0), "jitter": (0.4, 0.4, 0.2, 0.1), "grey": 0.2, "solarise": 0.1},  # as solo-learn has it
+    # Chen and He 2021, appendices A and D (CIFAR-10: no blur)
     "simsiam": {"scale": (0.2, 1.0), "jitter": (0.4, 0.4, 0.4, 0.1), "grey": 0.2, "blur": 0.5},
     "simsiam-cifar": {"scale": (0.2, 1.0), "jitter": (0.4, 0.4, 0.4, 0.1), "grey": 0.2},
 }
 
 MULTICROPS = {
-    # Caron et al. 2020, appendix A.3
+    # Caron et al. 2020, as their code has it
     "swav": {"large": 2, "small": 6, "jitter": (0.8, 0.8, 0.8, 0.2), "grey": 0.2, "blur": 0.5},
     # Caron et al. 2021, as their code has it
     "dino": {

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from workbench.views.batches import countable
+
 __all__ = ["blur", "flip", "resized_crop"]
 
 Weights = tuple[Int[Tensor, "b size k"], Float[Tensor, "b size k"]]  # which pixels of a line make a pixel, how much of each
@@ -147,6 +149,8 @@ def blur(x: Float[Tensor, "b c h w"], sigma: Float[Tensor, " b"], *, kernel: int
     reach = kernel // 2
     if kernel % 2 == 0 or reach >= min(x.shape[2:]):
         raise ValueError(f"a blur of {x.shape[2]}x{x.shape[3]} images needs an odd kernel below twice the side, but got {kernel}")
+    if countable(sigma) and len(sigma):
+        reach = min(reach, math.ceil(6 * float(sigma.max())))  # beyond, weights are below 2e-8
     offset = torch.arange(-reach, reach + 1, device=x.device)
     weight = torch.exp(-0.5 * (offset / sigma.clamp_min(1e-3)[:, None]) ** 2)
     weight /= weight.sum(1, keepdim=True)  # b k
