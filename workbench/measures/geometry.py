@@ -187,7 +187,7 @@ def uniformity_of_sphere(d: int, *, t: float = 2.0) -> float:
     return -2 * t + math.log(hyp0f1(d / 2, t**2))
 
 
-@invariant_to("rotation", "order", "scale")
+@invariant_to("order", "scale")
 def normalised_std(z: Matrix | Moments) -> Measured:
     r"""The standard deviation of each dimension of the L2-normalised rows, averaged over dimensions.
 

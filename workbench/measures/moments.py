@@ -156,7 +156,8 @@ def gram(x: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
     if x.device.type != "cpu":
         return x.T @ x
     x = x.numpy()
-    return torch.from_numpy(x.T @ x)
+    with np.errstate(over="ignore"):  # said by eigenvalues
+        return torch.from_numpy(x.T @ x)
 
 
 def eigenvalues(z: Matrix | Moments, *, centre: bool, normalise: bool = False) -> Float[Tensor, "k"]:
