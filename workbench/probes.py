@@ -69,7 +69,7 @@ class LinearProbe(_Probe):
     Arguments:
         C: Inverse strength of the penalty; or several, of which the best on a fifth of the training rows is taken, and
             fitted to all of them.
-        tol: Nats a row by which the loss may stay above its minimum.
+        tol: Stops when the next step promises to lower the loss by less than this many nats a row.
         max_iter: Steps of L-BFGS.
         seed: Of the rows held out to choose ``C``.
 
@@ -85,7 +85,7 @@ class LinearProbe(_Probe):
         1.0
     """
 
-    def __init__(self, C: float | Sequence[float] = 1.0, *, tol: float = 3e-5, max_iter: int = 200, seed: int = 0) -> None:
+    def __init__(self, C: float | Sequence[float] = 1.0, *, tol: float = 1e-5, max_iter: int = 200, seed: int = 0) -> None:
         self.C, self.tol, self.max_iter, self.seed = C, tol, max_iter, seed
 
     def fit(self, X: Matrix, y: Labels) -> Self:
@@ -131,7 +131,8 @@ class LinearProbe(_Probe):
 
     def predict(self, X: Matrix) -> np.ndarray:
         """Returns the likeliest class of each row."""
-        return self.classes_[self._logits(X).argmax(1).cpu().numpy()]
+        best = self._logits(X).argmax(1).cpu().numpy()
+        return self.classes_[best]
 
     def score(self, X: Matrix, y: Labels) -> float:
         """Returns the accuracy, from 0 to 1."""
@@ -265,7 +266,8 @@ class KNNProbe(_Probe):
 
     def predict(self, X: Matrix) -> np.ndarray:
         """Returns the class with the most votes; of equals, the first."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)
+        return self.classes_[best]
 
     def score(self, X: Matrix, y: Labels) -> float:
         """Returns the accuracy, from 0 to 1."""
@@ -366,9 +368,8 @@ def _classes(y: Labels, n: int, *, least: int = 2) -> tuple[np.ndarray, Tensor]:
 
 
 def _numbers(y: Labels, n: int) -> Tensor:
-    y = y.detach().cpu() if isinstance(y, Tensor) else np.asarray(y)
     try:
-        y = torch.as_tensor(np.asarray(y, dtype=float))
+        y = torch.from_numpy(np.array(y.detach().cpu() if isinstance(y, Tensor) else y, dtype=float))
     except (TypeError, ValueError) as error:
         raise ValueError("RidgeProbe reads numbers, but y holds something else; for classes use LinearProbe.") from error
     if y.ndim not in (1, 2) or len(y) != n:
