@@ -8,6 +8,7 @@ four parts of the jitter, which torchvision draws for every image, is drawn once
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ CHANCES = ("flip", "jitter_p", "grey", "blur", "solarise")  # the arguments that
 Probability = float | Sequence[float]
 
 
+@dataclass(frozen=True)
 class Augment:
     """Makes ``n`` random views of every image: a callable ``(pixels, index) -> Views``.
 
@@ -64,35 +66,32 @@ class Augment:
         [(4, 3, 8, 8), (4, 3, 8, 8)]
     """
 
-    def __init__(
-        self,
-        n: int = 2,
-        *,
-        size: int | None = None,
-        scale: tuple[float, float] = (0.2, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        flip: Probability = 0.5,
-        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1),
-        jitter_p: Probability = 0.8,
-        grey: Probability = 0.2,
-        blur: Probability = 0.0,
-        blur_sigma: tuple[float, float] = (0.1, 2.0),
-        solarise: Probability = 0.0,
-        record: bool = False,
-    ) -> None:
-        self.n, self.size, self.scale, self.ratio, self.flip = n, size, scale, ratio, flip
-        self.jitter, self.jitter_p, self.grey, self.blur, self.blur_sigma = jitter, jitter_p, grey, blur, blur_sigma
-        self.solarise, self.record = solarise, record
-        if n < 1 or (size is not None and size < 1):
-            raise ValueError(f"Augment makes at least 1 view of at least 1 pixel, but got n={n}, size={size}")
+    n: int = 2
+    _: KW_ONLY
+    size: int | None = None
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: Probability = 0.5
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    jitter_p: Probability = 0.8
+    grey: Probability = 0.2
+    blur: Probability = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarise: Probability = 0.0
+    record: bool = False
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or (self.size is not None and self.size < 1):
+            raise ValueError(f"Augment makes at least 1 view of at least 1 pixel, but got n={self.n}, size={self.size}")
         for name, greatest in (("scale", 1.0), ("ratio", math.inf), ("blur_sigma", math.inf)):
             low, high = getattr(self, name)
             if not 0 < low <= high <= greatest:
                 raise ValueError(f"{name} is (smallest, largest), above 0 and at most {greatest}, but got {(low, high)}")
-        if len(jitter) != 4 or min(jitter) < 0 or jitter[3] > 0.5:
-            raise ValueError(f"jitter is brightness, contrast, saturation >= 0 and hue from 0 to 0.5 of a turn, but got {jitter}")
-        chances = zip(*(each_view(name, getattr(self, name), n) for name in CHANCES), strict=True)
-        self._chances = [dict(zip(CHANCES, view, strict=True)) for view in chances]
+        if len(self.jitter) != 4 or min(self.jitter) < 0 or self.jitter[3] > 0.5:
+            raise ValueError(
+                f"jitter is brightness, contrast, saturation >= 0 and hue from 0 to 0.5 of a turn, but got {self.jitter}"
+            )
+        each_view(self, self.n)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "Augment":
@@ -114,13 +113,14 @@ class Augment:
     def at_size(self, pixels: Tensor, index: Tensor, size: tuple[int, int]) -> Views:
         """Returns the views at another height and width than ``self.size``."""
         b, c, *side = pixels.shape
+        chances = each_view(self, self.n)
         boxes = random_boxes(self.n * b, side, self.scale, self.ratio, pixels.device)
-        actions = [self._draw(chance, [t[v * b : (v + 1) * b] for t in boxes]) for v, chance in enumerate(self._chances)]
+        actions = [self._draw(chance, [t[v * b : (v + 1) * b] for t in boxes]) for v, chance in enumerate(chances)]
         orders = [int(torch.randint(len(JITTER_ORDERS), ())) for _ in actions]  # by the host: no device is waited for
         images = [torch.empty(b, c, *size, device=pixels.device) for _ in actions]
         for rows in portions(b, c * math.prod(size), pixels.device):
             columns = transposed(pixels[rows])
-            for image, action, order, chance in zip(images, actions, orders, self._chances, strict=True):
+            for image, action, order, chance in zip(images, actions, orders, chances, strict=True):
                 self._make(columns, {k: v[rows] for k, v in action.items()}, JITTER_ORDERS[order], chance, out=image[rows])
         if not self.record:
             return Views(images, index)
@@ -166,9 +166,17 @@ class Augment:
         groups.restore(x, out)
 
 
-def each_view(name: str, value: Probability, n: int) -> list[float]:
-    """Returns a probability for each of ``n`` views, from one number or from ``n``."""
-    values = [float(v) for v in value] if isinstance(value, Sequence) else [float(value)] * n
-    if len(values) != n or not all(0 <= v <= 1 for v in values):
-        raise ValueError(f"{name} is a probability from 0 to 1, or one for each of the {n} views, but got {value}")
-    return values
+def each_view(settings: Any, n: int) -> list[dict[str, float]]:
+    """Returns the probabilities of each of ``n`` views by name, of settings that give one number or ``n``.
+
+    Raises:
+        ValueError: If there is another number of them, or one is no probability.
+    """
+    columns = []
+    for name in CHANCES:
+        value = getattr(settings, name)
+        values = [float(v) for v in value] if isinstance(value, Sequence) else [float(value)] * n
+        if len(values) != n or not all(0 <= v <= 1 for v in values):
+            raise ValueError(f"{name} is a probability from 0 to 1, or one for each of the {n} views, but got {value}")
+        columns.append(values)
+    return [dict(zip(CHANCES, view, strict=True)) for view in zip(*columns, strict=True)]

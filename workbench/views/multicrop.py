@@ -1,5 +1,6 @@
 """Multi-crop: a few large crops and many small ones of every image (Caron et al. 2020, SwAV; 2021, DINO)."""
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from workbench.views.presets import MULTICROPS
 __all__ = ["MultiCrop"]
 
 
+@dataclass(frozen=True)
 class MultiCrop:
     """Makes ``large`` views at full size, then ``small`` views at a smaller size and of smaller areas.
 
@@ -41,38 +43,45 @@ class MultiCrop:
         [8, 8, 4, 4, 4, 4]
     """
 
-    def __init__(
-        self,
-        large: int = 2,
-        small: int = 6,
-        *,
-        size: int | None = None,
-        small_size: int | None = None,
-        scale: tuple[float, float] = (0.14, 1.0),
-        small_scale: tuple[float, float] = (0.05, 0.14),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        flip: Probability = 0.5,
-        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1),
-        jitter_p: Probability = 0.8,
-        grey: Probability = 0.2,
-        blur: Probability = 0.0,
-        blur_sigma: tuple[float, float] = (0.1, 2.0),
-        solarise: Probability = 0.0,
-        record: bool = False,
-    ) -> None:
-        self.large, self.small, self.size, self.small_size = large, small, size, small_size
-        self.scale, self.small_scale, self.ratio, self.flip = scale, small_scale, ratio, flip
-        self.jitter, self.jitter_p, self.grey, self.blur, self.blur_sigma = jitter, jitter_p, grey, blur, blur_sigma
-        self.solarise, self.record = solarise, record
-        if large < 1 or small < 1:
-            raise ValueError(f"MultiCrop makes at least 1 large and 1 small view, but got {large} and {small}; else use Augment")
-        self.n = large + small
-        chances = {name: each_view(name, getattr(self, name), self.n) for name in CHANCES}
-        same = {"ratio": ratio, "jitter": jitter, "blur_sigma": blur_sigma, "record": record}
-        first = {name: values[:large] for name, values in chances.items()}
-        last = {name: values[large:] for name, values in chances.items()}
-        self._large = Augment(large, size=size, scale=scale, **first, **same)
-        self._small = Augment(small, size=small_size, scale=small_scale, **last, **same)
+    large: int = 2
+    small: int = 6
+    _: KW_ONLY
+    size: int | None = None
+    small_size: int | None = None
+    scale: tuple[float, float] = (0.14, 1.0)
+    small_scale: tuple[float, float] = (0.05, 0.14)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: Probability = 0.5
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    jitter_p: Probability = 0.8
+    grey: Probability = 0.2
+    blur: Probability = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarise: Probability = 0.0
+    record: bool = False
+
+    def __post_init__(self) -> None:
+        if self.large < 1 or self.small < 1:
+            raise ValueError(
+                f"MultiCrop makes at least 1 large and 1 small view, but got {self.large} and {self.small}; else use Augment"
+            )
+        self._parts()
+
+    @property
+    def n(self) -> int:
+        """The number of views, large and small."""
+        return self.large + self.small
+
+    def _parts(self) -> tuple[Augment, Augment]:
+        views = each_view(self, self.n)
+        same = {"ratio": self.ratio, "jitter": self.jitter, "blur_sigma": self.blur_sigma, "record": self.record}
+        large, small = (
+            {name: [v[name] for v in part] for name in CHANCES} for part in (views[: self.large], views[self.large :])
+        )
+        return (
+            Augment(self.large, size=self.size, scale=self.scale, **large, **same),
+            Augment(self.small, size=self.small_size, scale=self.small_scale, **small, **same),
+        )
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "MultiCrop":
@@ -87,8 +96,9 @@ class MultiCrop:
 
     def __call__(self, pixels: Tensor, index: Tensor) -> Views:
         """Returns the views, float in [0, 1] (B, C, side, side) with the sides of ``size`` and ``small_size``."""
-        large = self._large(pixels, index)
+        at_large, at_small = self._parts()
+        large = at_large(pixels, index)
         side = (self.small_size,) * 2 if self.small_size else tuple(max(1, round(s * 3 / 7)) for s in large.images[0].shape[2:])
-        small = self._small.at_size(pixels, index, side)
+        small = at_small.at_size(pixels, index, side)
         actions = large.actions + small.actions if self.record else None
         return Views(large.images + small.images, index, actions)

@@ -1,5 +1,7 @@
 """The images as they are: for supervised training, denoising, and the extraction of features."""
 
+from dataclasses import KW_ONLY, dataclass
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from workbench.views.spatial import resized_crop
 __all__ = ["Plain"]
 
 
+@dataclass(frozen=True)
 class Plain:
     """Gives ``n`` views of every image without any change but, where asked, of size.
 
@@ -21,10 +24,13 @@ class Plain:
         ValueError: If there would be no view or no pixel.
     """
 
-    def __init__(self, n: int = 1, *, size: int | None = None) -> None:
-        if n < 1 or (size is not None and size < 1):
-            raise ValueError(f"Plain gives at least 1 view of at least 1 pixel, but got n={n}, size={size}")
-        self.n, self.size = n, size
+    n: int = 1
+    _: KW_ONLY
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or (self.size is not None and self.size < 1):
+            raise ValueError(f"Plain gives at least 1 view of at least 1 pixel, but got n={self.n}, size={self.size}")
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, index: Tensor) -> Views:
