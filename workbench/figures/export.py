@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import holoviews as hv
 import numpy as np
 from PIL import Image
 
@@ -67,10 +68,16 @@ def save(figure: Any, path: str | Path, *, scale: float = 2.0, window: tuple[int
 
 def _html(figure: Any, path: Path) -> None:
     import panel as pn
+    from bokeh.embed import file_html
     from bokeh.resources import INLINE
 
-    pane = figure if isinstance(figure, pn.viewable.Viewable | pn.viewable.Viewer) else pn.pane.HoloViews(figure, backend="bokeh")
-    pn.panel(pane).save(str(path), resources=INLINE, title="figure")
+    if isinstance(figure, pn.viewable.Viewable | pn.viewable.Viewer):
+        pn.panel(figure).save(str(path), resources=INLINE, title="figure")
+    else:
+        path.write_text(
+            file_html(hv.renderer("bokeh").get_plot(figure).state, INLINE, "figure", suppress_callback_warning=True),
+            encoding="utf-8",
+        )
 
 
 def _browser() -> str:

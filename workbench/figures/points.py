@@ -92,21 +92,19 @@ def embedding_map(
         table["image"] = [_data_url(i) for i in _channels_last(np.asarray(images))]
     points = hv.Points(table, ["x", "y"], [c for c in table if c not in ("x", "y")])
     looks = {"size": 5, "alpha": 0.75, "line_color": None, "selection_alpha": 1.0}
-    looks |= {"nonselection_fill_color": theme.GREY, "nonselection_fill_alpha": 0.35}
     looks |= {
         "tools": ["hover", "lasso_select", "box_select", "tap"],
         "hover_tooltips": _card(tips) if "image" in table else tips,
     }
     if selected is not None:
         looks["selected"] = [int(i) for i in selected]
-    return theme.frame(
-        points,
-        title=title,
-        xaxis=None,
-        yaxis=None,
-        hooks=[theme.bare],
-        **({"width": 520, "height": 480} | looks | scale | options),
-    )
+    looks = {"width": 520, "height": 480, "hooks": [theme.bare, _grey]} | looks | scale | options
+    return theme.frame(points, title=title, xaxis=None, yaxis=None, **looks)
+
+
+def _grey(plot: Any, element: Any) -> None:
+    """A hook: what is not selected turns grey and stays."""
+    plot.handles["glyph_renderer"].nonselection_glyph.update(fill_color=theme.GREY, fill_alpha=0.35, line_color=None)
 
 
 def _scale(table: pd.DataFrame, colour: str | None) -> tuple[dict[str, object], pd.DataFrame]:
