@@ -41,6 +41,7 @@ def measured_run(tmp_path: Path) -> Callable[..., Path]:
             write_tables(path, fall)
         return path
 
+    make.layers, make.steps, make.write_tables = LAYERS, STEPS, write_tables
     return make
 
 

@@ -165,10 +165,10 @@ class CollapseLive(pn.viewable.Viewer):
         self.job: Job | None = None
         self._looked = 0
         self.spectrum, self.loss, self.rank = Picture(), Picture(), Picture()
-        self.finding = pn.pane.Markdown(
+        self.said = pn.pane.Markdown(
             "Choose, press **Start**, and watch.", sizing_mode="stretch_width", styles={"font-size": "18px"}, min_height=48
         )
-        self.trouble = pmui.Alert("", severity="error", visible=False, sizing_mode="stretch_width")
+        self.trouble = pmui.Alert(object="", severity="error", visible=False, sizing_mode="stretch_width")
         self.progress = pmui.LinearProgress(value=0, sizing_mode="stretch_width")
         self.start = pmui.Button(label="Start", color="primary", variant="contained", sizing_mode="stretch_width")
         self.pause = pmui.Button(label="Pause", disabled=True, variant="outlined", sizing_mode="stretch_width")
@@ -188,9 +188,7 @@ class CollapseLive(pn.viewable.Viewer):
         buttons = pn.Row(self.start, self.pause, self.stop, **stretch)
         self._page = pn.Row(
             pn.Column(*self._choices, buttons, self.factor, width=320, margin=(12, 10, 0, 5)),
-            pn.Column(
-                self.trouble, self.finding, self.progress, self.spectrum, beside(self.loss, self.rank, height=250), **stretch
-            ),
+            pn.Column(self.trouble, self.said, self.progress, self.spectrum, beside(self.loss, self.rank, height=250), **stretch),
             **stretch,
         )
         self.start.on_click(lambda event: self.begin())
@@ -204,7 +202,7 @@ class CollapseLive(pn.viewable.Viewer):
         """Starts from scratch; what trained before is stopped."""
         self.end()
         self.trouble.visible = False
-        self.finding.object = f"Loading torch and drawing {self.lesson.data}…"
+        self.said.object = f"Loading torch and drawing {self.lesson.data}…"
         self.job = self.lesson.begin()
         self._buttons(running=True)
         self.job.follow(self.look, every=0.3)
@@ -253,7 +251,7 @@ class CollapseLive(pn.viewable.Viewer):
         )
         paused = "" if lesson.going.is_set() else " — paused"
         speed = f" at {last['rate']:,.0f} images/s, learning rate {last['lr']:.2g}" if last["step"] else ""
-        self.finding.object = f"Step {last['step']:,.0f} of {lesson.total:,}{speed}: {known}{paused}"
+        self.said.object = f"Step {last['step']:,.0f} of {lesson.total:,}{speed}: {known}{paused}"
         if spectra_seen:
             first, now = spectra_seen[0][1], spectra_seen[-1][1]
             both = pd.concat([now.assign(when=f"step {spectra_seen[-1][0]:,}"), first.assign(when="before training")])

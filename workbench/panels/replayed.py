@@ -64,12 +64,13 @@ class RunPair(param.Parameterized):
         super().__init__(**params)
         self.found = dict(found)
         self.read: dict[tuple[str, str], tuple[float, pd.DataFrame]] = {}
+        self.troubles: dict[tuple[str, str], str] = {}
         names = list(self.found)
         self.param.run.objects = names or [""]
         self.param.other.objects = ["none", *names]
         self.run, self.other = (names or [""])[0], names[1] if len(names) > 1 else "none"
+        self.known: list[int] = []
         self.refresh()
-        self.step = (self.steps() or [0])[-1]
 
     def refresh(self) -> None:
         """Takes up layers and steps of the tables as they are now."""
@@ -77,29 +78,29 @@ class RunPair(param.Parameterized):
         if layers != self.param.layers.objects:
             self.param.layers.objects = layers
             self.layers = layers
-        steps = self.steps()
-        if steps and self.step not in steps:
-            self.step = steps[-1]
+        before, self.known = self.known, self.steps()
+        if self.known and (not before or self.step not in self.known):
+            self.step = self.known[-1]
 
     def pair(self) -> list[str]:
         """The names of the runs that are drawn."""
         return [n for n in dict.fromkeys([self.run, self.other]) if n in self.found]
 
     def table(self, name: str, which: str) -> pd.DataFrame:
-        """A run's table, empty where it has none; read again only when its file changed.
-
-        Raises:
-            ValueError: If it is damaged, or no such table.
-        """
+        """A run's table, read again only when its file changed; empty where there is none, and where ``troubles`` says why."""
         run = self.found[name]
         path = run.path / "tables" / f"{which}.parquet"
         when = path.stat().st_mtime if path.is_file() else 0.0
         if self.read.get((name, which), (-1.0,))[0] != when:
-            table = run.table(which)
-            table = pd.DataFrame(columns=sorted(COLUMNS[which])) if table is None else table
-            if missing := COLUMNS[which] - set(table):
-                raise ValueError(f"{path} lacks the columns {sorted(missing)}; delete it and measure the run again")
-            self.read[name, which] = when, table
+            self.troubles.pop((name, which), None)
+            table = None
+            try:
+                table = run.table(which)
+                if table is not None and (missing := COLUMNS[which] - set(table)):
+                    raise ValueError(f"{path} lacks the columns {sorted(missing)}; delete it and measure the run again")
+            except ValueError as error:
+                self.troubles[name, which], table = str(error), None
+            self.read[name, which] = when, pd.DataFrame(columns=sorted(COLUMNS[which])) if table is None else table
         return self.read[name, which][1]
 
     def tidy(self, which: str) -> pd.DataFrame:
@@ -168,9 +169,9 @@ class CollapseRun(pn.viewable.Viewer):
         self.runs, self.job, self._measure = runs, None, measure
         self.spectrum, self.table = Picture(least=480), Picture(least=380)
         self.rank, self.near, self.loss = Picture(least=260), Picture(least=260), Picture(least=260)
-        self.finding = pn.pane.Markdown(sizing_mode="stretch_width", styles={"font-size": "18px"}, min_height=48)
-        self.alert = pn.Column(*[pmui.Alert(c, severity="warning", sizing_mode="stretch_width") for c in complaints])
-        self.trouble = pmui.Alert("", severity="error", visible=False, sizing_mode="stretch_width")
+        self.said = pn.pane.Markdown(sizing_mode="stretch_width", styles={"font-size": "18px"}, min_height=48)
+        self.alert = pn.Column(*[pmui.Alert(object=c, severity="warning", sizing_mode="stretch_width") for c in complaints])
+        self.trouble = pmui.Alert(object="", severity="error", visible=False, sizing_mode="stretch_width")
         self.player = pmui.DiscretePlayer(
             options=[0], value=0, interval=500, show_loop_controls=False, sizing_mode="stretch_width"
         )
@@ -186,14 +187,14 @@ class CollapseRun(pn.viewable.Viewer):
             width=300,
             margin=(12, 10, 0, 5),
         )
-        self._pictures = pn.Column(
-            self.finding,
+        self.pictures = pn.Column(
+            self.said,
             beside(self.spectrum, self.table, height=330),
             self.player,
             beside(self.rank, self.near, self.loss, height=230),
             sizing_mode="stretch_width",
         )
-        page = pn.Row(self._controls, self._pictures, sizing_mode="stretch_width")
+        page = pn.Row(self._controls, self.pictures, sizing_mode="stretch_width")
         self._page = pn.Column(self.alert, self.trouble, page, sizing_mode="stretch_width")
         self.button.on_click(lambda event: self.measure())
         self.player.param.watch(lambda event: setattr(self.runs, "step", event.new), "value")
@@ -207,13 +208,11 @@ class CollapseRun(pn.viewable.Viewer):
     def renew(self) -> None:
         """Takes up the tables of the chosen runs, and draws."""
         with pn.io.hold():
-            try:
-                self.runs.refresh()
-                steps = self.runs.steps()
-                self.player.param.update(options=steps or [0], value=self.runs.step if steps else 0)
-                self.trouble.visible = False
-            except ValueError as error:
-                self.trouble.param.update(object=str(error), visible=True)
+            self.runs.refresh()
+            steps = self.runs.steps()
+            self.player.param.update(options=steps or [0], value=self.runs.step if steps else 0)
+            troubles = [words for (name, _), words in self.runs.troubles.items() if name in self.runs.pair()]
+            self.trouble.param.update(object=" ".join(troubles), visible=bool(troubles))
             self.draw()
 
     def draw(self) -> None:
@@ -226,12 +225,12 @@ class CollapseRun(pn.viewable.Viewer):
             except (ValueError, KeyError, TypeError) as error:
                 ready = False
                 self.trouble.param.update(object=f"The tables cannot be drawn: {error}", visible=True)
-            self._pictures.visible = ready
+            self.pictures.visible = ready
             self.button.visible = self.runs.run in self.runs.found and (not ready or (self.job is not None and self.job.running))
 
     def _draw(self) -> None:
         runs = self.runs
-        self.finding.object = runs.finding()
+        self.said.object = runs.finding()
         every = runs.tidy("spectrum")
         floor = float32_floor(every["value"])
         colours = palette(runs.param.layers.objects, "layer")

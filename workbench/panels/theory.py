@@ -134,7 +134,7 @@ class CollapseTheory(pn.viewable.Viewer):
         self.toy = toy or LinearToy()
         self.job: Job | None = None
         self.weights, self.embedding, self.course, self.blocks = Picture(), Picture(), Picture(least=380), Picture()
-        self.finding = pn.pane.Markdown(sizing_mode="stretch_width", styles={"font-size": "18px"}, min_height=48)
+        self.said = pn.pane.Markdown(sizing_mode="stretch_width", styles={"font-size": "18px"}, min_height=48)
         self.words = pn.pane.Markdown(sizing_mode="stretch_width")
         toy = self.toy.param
         self.train = pmui.Button(label="Train", color="primary", variant="contained", sizing_mode="stretch_width")
@@ -168,7 +168,7 @@ class CollapseTheory(pn.viewable.Viewer):
         self._page = pn.Row(
             self._controls,
             pn.Column(
-                self.finding,
+                self.said,
                 beside(self.weights, self.embedding, height=300),
                 self.player,
                 beside(self.course, self.blocks, height=280),
@@ -206,13 +206,13 @@ class CollapseTheory(pn.viewable.Viewer):
         self._seen = 0
         self.job = self.toy.begin()
         self.train.label = "Train again"
-        self.finding.object = "Training…"
+        self.said.object = "Training…"
         self.job.follow(self.look)
 
     def look(self) -> None:
         """Shows what has been learned since the last look, and goes along with the newest step."""
         if self.job.error is not None:
-            self.finding.object = f"It failed: {self.job.error}"
+            self.said.object = f"It failed: {self.job.error}"
         moments = self.toy.moments
         if len(moments) > self._seen:
             self._seen = len(moments)
@@ -231,7 +231,7 @@ class CollapseTheory(pn.viewable.Viewer):
         toy = self.toy
         table, alignment = toy.spectrum(), toy.alignment()
         low = {"augmentation": (1e-3, 1e-5), "depth": (1e-6, 1e-17)}[toy.cause]
-        self.finding.object = toy.finding()
+        self.said.object = toy.finding()
         looks = {"by": "matrix", "floor": None, "responsive": True, "height": 300}
         weights = table[table["matrix"] != "embedding"]
         self.weights.show(spectra(weights, title="Weights", quantity="singular value", ylim=(low[0], 5), **looks))
