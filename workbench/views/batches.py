@@ -13,7 +13,7 @@ from torch import Tensor
 
 __all__: list[str] = []
 
-CACHED = 400_000  # numbers of a view on which one thread works at a time: small enough for a cache, large enough for few calls
+CACHED = 1_000_000  # numbers of a view on which one thread works at a time: they stay in the last cache, and calls are few
 HELD = 100_000_000  # the same on other devices, where few and large calls are faster
 
 
