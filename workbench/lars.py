@@ -29,7 +29,7 @@ class LARS(torch.optim.Optimizer):
 
     Example:
         >>> w = torch.nn.Parameter(torch.eye(2)); w.grad = torch.ones(2, 2)
-        >>> LARS([w], lr=1.0, momentum=0.0, eta=0.1).step(); round(float((w - torch.eye(2)).norm()), 4)  # 0.1 |w|
+        >>> LARS([w], lr=1.0, momentum=0.0, eta=0.1).step(); round((w - torch.eye(2)).norm().item(), 4)  # 0.1 |w|
         0.1414
     """
 
