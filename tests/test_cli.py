@@ -172,6 +172,19 @@ def test_menus_find_what_stands_in_the_library(capsys):
     assert torch.__version__ in capsys.readouterr().out
 
 
+def test_a_training_with_a_time_limit_ends_well_and_can_be_gone_on_with(tmp_path, capsys):
+    arguments = ["train", *TINY, "--epochs", "100000", "--device", "cpu", "--out", str(tmp_path / "run")]
+    began = time.monotonic()
+    assert main([*arguments, "--minutes", "0.02"]) == 0
+    assert time.monotonic() - began < 60
+    assert f"next: workbench resume {tmp_path / 'run'}; workbench replay" in capsys.readouterr().out
+    stopped = wb.Run(tmp_path / "run")
+    reached = stopped.steps[-1]
+    assert reached == stopped.checkpoint()[0]
+    assert main([*arguments, "--minutes", "0.02", "--resume"]) == 0
+    assert wb.Run(tmp_path / "run").steps[-1] > reached > 0
+
+
 def test_values_are_read_as_python_or_as_words():
     typed = {"1e-3": 1e-3, "3": 3, "0.2": 0.2, "true": True, "None": None, "[1, 2]": [1, 2], "(0.2, 1.0)": (0.2, 1.0)}
     typed |= {"cpu": "cpu", "runs/a": "runs/a", "'3'": "3", "null": None, "-1": -1}

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from workbench import __version__
 from workbench.core import Views
 from workbench.data.images import Images
-from workbench.distributed import mean_over_processes, rank, world
+from workbench.distributed import from_first, mean_over_processes, rank, world
 from workbench.features import digest
 from workbench.lars import LARS
 from workbench.objectives.base import Objective, sample_embedding
@@ -164,6 +164,7 @@ class Trainer:
         log_every: int = 10,
         snapshots: int = 24,
         checkpoint_seconds: float = 30.0,
+        minutes: float | None = None,
         watch: Callable[[nn.Module], dict[str, float]] | None = None,
         progress: bool = True,
     ) -> Run:
@@ -174,6 +175,7 @@ class Trainer:
             log_every: Steps between rows of the metrics.
             snapshots: About how many weights to keep, log-spaced from step 0 to the last, so that early training can be replayed.
             checkpoint_seconds: At most so much work is lost when the process is killed.
+            minutes: Stop after so much training, keep all, and return the run unfinished; ``resume=True`` goes on with it.
             watch: ``watch(model)`` gives values that join each logged row; called in evaluation mode.
             progress: Whether to show a bar: images a second, time left, loss, share of time waiting for data.
 
@@ -194,7 +196,9 @@ class Trainer:
             run = Run.create(out, spec) if rank() == 0 else None
             training.accelerator.wait_for_everyone()
             run = run or Run(out)
-        return _Recorder(training, run, log_every, snapshots, checkpoint_seconds, watch).record(progress=progress)
+        return _Recorder(training, run, log_every, snapshots, checkpoint_seconds, watch).record(
+            minutes=minutes, progress=progress
+        )
 
     def _record(self, training: "Training") -> dict[str, Any]:
         images = training.images
@@ -368,8 +372,9 @@ class _Recorder:
         self.snapshots, self.saved = _log_spaced(training.total, snapshots), time.monotonic()
         self.writes = rank() == 0
 
-    def record(self, *, progress: bool) -> Run:
+    def record(self, *, minutes: float | None, progress: bool) -> Run:
         t, start = self.training, self.training.number
+        over = time.monotonic() + 60 * minutes if minutes is not None else math.inf
         if self.writes:
             self.run.forget_after(start)
             if start == 0:
@@ -393,7 +398,7 @@ class _Recorder:
                         self.run.save(t.model, step.number)
                     if time.monotonic() - self.saved > self.seconds or step.number == t.total:
                         self.checkpoint()
-                    if interrupted.is_set():
+                    if interrupted.is_set() or (minutes is not None and self.all_agree(time.monotonic() > over)):
                         break
             except NotFinite as error:
                 good = sorted((self.run.path / "last").glob("*.safetensors"))
@@ -407,7 +412,15 @@ class _Recorder:
                 f"stopped at step {t.number} of {t.total}; all of it is kept in {self.run.path}. To go on: the same fit(..., "
                 f"out={str(self.run.path)!r}, resume=True), or `workbench resume {self.run.path}`"
             )
+        if t.number < t.total:
+            self.checkpoint()
+            if self.writes:
+                self.run.save(t.model, t.number)
         return self.run
+
+    def all_agree(self, it: bool) -> bool:  # noqa: FBT001
+        """Returns what the first process thinks, so that all of several stop after the same step."""
+        return bool(from_first(torch.tensor(float(it), device=self.training.device)))
 
     def log(self, step: Step, bar: tqdm) -> None:
         t = self.training

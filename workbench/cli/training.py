@@ -46,8 +46,8 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(trainer.seed)  # the same command starts from the same weights
     model = build_encoder(args.backbone, args.projector, channels=channels, image_size=size, **settings["backbone"])
     record = {k: v for k, v in given.items() if k in FIT}
-    run = trainer.fit(model, objective, images, views, out=args.out, resume=args.resume, progress=not args.no_progress, **record)
-    _summarise(run)
+    record |= {"out": args.out, "resume": args.resume, "minutes": args.minutes, "progress": not args.no_progress}
+    _summarise(trainer.fit(model, objective, images, views, **record))
 
 
 def train_options(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +63,7 @@ def train_options(parser: argparse.ArgumentParser) -> None:
     about = f"arguments of {', '.join(PARTS)}, such as objective.temperature=0.2"
     add("--set", nargs="+", action="extend", default=[], metavar="PART.KEY=VALUE", help=about)
     add("--out", required=True, help="folder of the run")
+    add("--minutes", type=float, help="stop after so much training, to be gone on with; by default train to the end")
     add("--resume", action="store_true", help="go on with the run in that folder; start it where there is none")
     add("--no-progress", action="store_true", help="show no bar")
     for title, thing, names in (("trainer", Trainer, Trainer.__dataclass_fields__), ("record", Trainer.fit, FIT)):
@@ -110,17 +111,19 @@ def resume(args: argparse.Namespace) -> None:
     images = given_images(args, run) or run.images()
     trainer, objective, views = (build(run.spec[part], allow=args.allow) for part in ("trainer", "objective", "views"))
     start = run.model(run.steps[0])  # the checkpoint replaces its weights, where there is one
-    trainer.fit(start, objective, images, views, out=run.path, resume=True, progress=not args.no_progress)
-    _summarise(run)
+    record = {"out": run.path, "resume": True, "minutes": args.minutes, "progress": not args.no_progress}
+    _summarise(trainer.fit(start, objective, images, views, **record))
 
 
 def resume_options(parser: argparse.ArgumentParser) -> None:
     """Adds the run, and the images where they cannot be made again."""
     run_option(parser)
     data_option(parser, "images of the run, where it cannot make them again")
+    parser.add_argument("--minutes", type=float, help="stop after so much training; by default train to the end")
     parser.add_argument("--no-progress", action="store_true", help="show no bar")
 
 
 def _summarise(run: "Run") -> None:
     loss = run.metrics["loss"].iloc[-1] if "loss" in run.metrics else float("nan")
-    print(f"{run!r}, loss {loss:.4g}\nnext: workbench replay {run.path}; workbench apps {run.path}")
+    goes_on = "" if run.finished else f"workbench resume {run.path}; "
+    print(f"{run!r}, loss {loss:.4g}\nnext: {goes_on}workbench replay {run.path}; workbench apps {run.path}")
