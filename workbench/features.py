@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from workbench.core import Views
 from workbench.data.images import Images
 from workbench.distributed import rank, world
+from workbench.spec import describe
 
 __all__ = ["Features", "digest", "extract"]
 
@@ -196,7 +197,8 @@ def digest(thing: nn.Module | Images) -> str:
 
 
 def _key(model: nn.Module, images: Images, names: list[str], views: object, seed: int) -> dict:
-    return {"model": digest(model), "images": digest(images), "layers": names, "views": views and repr(vars(views)), "seed": seed}
+    made = describe(views) if views is not None else None
+    return {"model": digest(model), "images": digest(images), "layers": names, "views": made, "seed": seed}
 
 
 def _modules(model: nn.Module, names: list[str]) -> dict[str, nn.Module]:
