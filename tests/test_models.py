@@ -507,7 +507,8 @@ def test_backbones_are_found_and_built():
     assert backbones("timm:test_vit") == ["timm:test_vit", "timm:test_vit.r160_in1k"]
     assert backbones("*resnet18")[:2] == ["resnet18", "timm:" + timm.list_models("*resnet18")[0]]
     with pytest.raises(
-        ValueError, match="there is no backbone 'alexnet'; there are convnet, convnet-residual, resnet18, and 'timm:"
+        ValueError,
+        match="there is no backbone 'alexnet'; there are convnet, convnet-residual, resnet18, and timm's, as 'timm:alexnet'",
     ):
         backbone("alexnet")
 

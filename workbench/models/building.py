@@ -56,7 +56,7 @@ def backbone(name: str, *, channels: int = 3, image_size: int | None = None, **s
         stem = "cifar" if image_size is None or image_size <= 64 else "imagenet"
         return ResNet18(**{"stem": stem, "channels": channels} | settings)
     if not name.startswith("timm:"):
-        raise ValueError(f"there is no backbone {name!r}; there are {', '.join(OWN)}, and 'timm:...' for those of timm")
+        raise ValueError(f"there is no backbone {name!r}; there are {', '.join(OWN)}, and timm's, as 'timm:{name}'")
     own_size = {} if settings.get("resize") else {"image_size": image_size}
     settings = {"pretrained": _pretrained(name, settings), "channels": channels} | own_size | settings
     return Timm(name.removeprefix("timm:"), **settings)

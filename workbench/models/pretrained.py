@@ -111,7 +111,7 @@ def _create(name: str, *, pretrained: bool, image_size: int | None, channels: in
                 f"timm could not build {name!r} with channels={channels}, image_size={image_size}: {error}"
             ) from error
         raise RuntimeError(
-            f"the published weights of {name!r} could not be had: {error}. Without internet, copy the file "
+            f"the published weights of {name!r} could not be had: {str(error).rstrip('.')}. Without internet, copy the file "
             "to this machine and say checkpoint='weights.safetensors' in place of pretrained=True."
         ) from error
 
