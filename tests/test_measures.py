@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import workbench.measures
+from workbench.measures import moments
 from workbench.measures.geometry import Groups, alignment, lidar, normalised_std, uniformity, uniformity_of_sphere
 from workbench.measures.measured import Measured
 from workbench.measures.moments import Moments
@@ -382,6 +383,43 @@ def test_features_in_which_nothing_varies_have_rank_zero_and_a_warning():
 def test_squares_that_overflow_are_an_error():
     with pytest.raises(ValueError, match="their squares are not"):
         rankme(normal(10, 4) * 1e200)
+
+
+SCALARS = [rankme, effective_rank, participation_ratio, stable_rank, nesum, alpha_req, selfcluster]
+
+
+@pytest.mark.parametrize("measure", SCALARS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("kind", ["even", "decaying", "rectified", "collapsed", "offset"])
+def test_products_in_single_precision_are_taken_only_where_they_do(measure, kind, monkeypatch):
+    """Large float32 features go through float32 products: to 1e-6, or, where the spectrum falls too far, not at all."""
+    z = {
+        "even": normal(2000, 100),
+        "decaying": decaying(2000, 100, power=0.5),
+        "rectified": (normal(2000, 30) @ normal(30, 100, seed=2) + 2 * normal(100, seed=3)).relu(),
+        "collapsed": normal(2000, 30) @ normal(30, 100, seed=2),
+        "offset": normal(2000, 100) + 1000,
+    }[kind].float()
+    want = measure(z)
+    monkeypatch.setattr(moments, "LARGE", 0)
+    got = measure(z)
+    if measure is selfcluster:
+        assert float(got) == pytest.approx(float(want), rel=1e-6, abs=1e-9)
+    else:
+        assert float(got) == pytest.approx(float(want), rel=1e-6)
+    assert kind != "collapsed" or got == want
+
+
+def test_products_in_single_precision_are_of_many_numbers_alone(monkeypatch):
+    seen = []
+    real = moments.chunks
+    monkeypatch.setattr(moments, "chunks", lambda z, **k: seen.append(k.get("kind")) or real(z, **k))
+    rankme(normal(2048, 512).float())
+    assert torch.float32 not in seen
+    monkeypatch.setattr(moments, "LARGE", 0)
+    rankme(normal(500, 40))  # float64 stays float64
+    assert torch.float32 not in seen
+    rankme(normal(500, 40).float())
+    assert torch.float32 in seen
 
 
 # --- the sphere -----------------------------------------------------------------------------------------------------

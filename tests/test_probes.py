@@ -285,6 +285,8 @@ def test_probes_take_tensors_arrays_and_frames_alike(probe):
         (x, y.tolist()),
     ):
         np.testing.assert_array_equal(clone(probe).fit(rows, targets).predict(rows), want)
+    assert clone(probe).fit(x.float(), y).predict(x).shape == want.shape  # other precision than that of the fit
+    assert clone(probe).fit(x, y).predict(x.half()).shape == want.shape
     grown = x.clone().requires_grad_()
     fitted = clone(probe).fit(grown, y)
     fitted.score(grown, y)

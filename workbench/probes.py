@@ -139,7 +139,7 @@ class LinearProbe(_Probe):
         return _accuracy(self.predict(X), y)
 
     def _logits(self, X: Matrix) -> Tensor:
-        x = _matrix(X, like=self)
+        x = _matrix(X, like=self).to(self.coef_)
         return ((x - self.mean_) / self.scale_) @ self.coef_.T + self.intercept_
 
 
@@ -201,7 +201,7 @@ class RidgeProbe(_Probe):
 
     def predict(self, X: Matrix) -> np.ndarray:
         """Returns the numbers (N) or (N, T)."""
-        x = _matrix(X, like=self).double()
+        x = _matrix(X, like=self).to(self.coef_)
         out = ((x - self.mean_) / self.scale_) @ self.coef_.T + self.intercept_
         return (out[:, 0] if self._flat else out).cpu().numpy()
 

@@ -22,6 +22,8 @@ __all__ = ["Moments"]
 Matrix = Float[Tensor, "n d"] | Float[np.ndarray, "n d"]
 
 CHUNK = 1 << 23  # entries held in float64 at a time: 64 MB
+LARGE = 1 << 22  # entries from which float32 products pay
+ENOUGH = 3e-5  # of the trace, above which float32 products tell every eigenvalue
 
 
 class Moments:
@@ -69,10 +71,7 @@ class Moments:
         if shape(z)[1] != self.d:
             raise ValueError(f"these moments are of rows {self.d} wide, but got rows of {shape(z)[1]}.")
         self.dtype = dtype(z)
-        for x in chunks(z, normalise=self.normalise):
-            mean = x.mean(0)
-            self._add(len(x), mean, gram(x - mean))
-        return self
+        return self._take(chunks(z, normalise=self.normalise))
 
     def merge(self, other: "Moments") -> "Moments":
         """Adds the rows that another has seen (on another process, say) and returns itself."""
@@ -87,15 +86,25 @@ class Moments:
 
     def second(self, *, centre: bool) -> Float[Tensor, "d d"]:
         """Returns the sum of the outer products of the rows, with or without their mean taken off first."""
-        return self.scatter if centre else self.scatter + self.n * torch.outer(self.mean, self.mean)
+        return self.scatter if centre else torch.addr(self.scatter, self.mean, self.mean, alpha=self.n)
+
+    def _take(self, parts: Iterator[Tensor]) -> "Moments":
+        centred, product = None, None  # kept between chunks: fresh memory costs as much as the arithmetic
+        for x in parts:
+            mean = x.mean(0)
+            same = centred is not None and centred.shape == x.shape
+            centred = torch.sub(x, mean, out=centred) if same else x - mean
+            product = gram(centred, out=product)
+            self._add(len(x), mean.double() + centred.mean(0).double(), product)
+        return self
 
     def _add(self, n: int, mean: Tensor, scatter: Tensor) -> None:
         if self.n == 0:
-            self.n, self.mean, self.scatter = n, mean.clone(), scatter.clone()
+            self.n, self.mean, self.scatter = n, mean.clone(), scatter.to(torch.float64, copy=True)
         elif n:
             apart, both = mean.to(self.mean) - self.mean, self.n + n
-            self.scatter += scatter.to(self.scatter)
-            self.scatter.addmm_(apart[:, None], apart[None], alpha=self.n * n / both)
+            _plus(self.scatter, scatter)
+            self.scatter.addr_(apart, apart, alpha=self.n * n / both)
             self.mean += apart * (n / both)
             self.n = both
 
@@ -122,8 +131,8 @@ def dtype(z: Matrix | Moments) -> torch.dtype:
     return kind if kind.is_floating_point else torch.float64
 
 
-def chunks(z: Matrix, *, normalise: bool = False, size: int | None = None) -> Iterator[Tensor]:
-    """Yields the rows in float64, some at a time.
+def chunks(z: Matrix, *, normalise: bool = False, size: int | None = None, kind: torch.dtype = torch.float64) -> Iterator[Tensor]:
+    """Yields the rows as ``kind``, some at a time.
 
     Raises:
         ValueError: If a row holds NaN or infinity; the message counts them.
@@ -132,15 +141,21 @@ def chunks(z: Matrix, *, normalise: bool = False, size: int | None = None) -> It
     dtype(z)
     size = size or max(CHUNK // d, 256)
     for start in range(0, n, size):
-        part = z[start : start + size]
-        x = torch.from_numpy(np.array(part, dtype=np.float64)) if isinstance(part, np.ndarray) else _double(part.detach())
-        if not torch.isfinite(x).all():
-            bad = (~torch.isfinite(x).all(1)).nonzero()[:, 0]
-            raise ValueError(
-                f"{len(bad)} of rows {start} to {start + len(x) - 1} hold NaN or infinity, first row {start + int(bad[0])}: "
-                "no measure is defined of them. Find out what made them, or leave the rows out."
-            )
+        x = z[start : start + size]
+        x = torch.from_numpy(np.array(x)) if isinstance(x, np.ndarray) else x.detach()
+        x = x.cpu().to(kind) if x.device.type == "mps" else x.to(kind)
+        if not torch.isfinite(x.sum()):
+            _refuse(x, start)
         yield normalised(x) if normalise else x
+
+
+def _refuse(x: Tensor, start: int) -> None:
+    bad = (~torch.isfinite(x).all(1)).nonzero()[:, 0]
+    if len(bad):  # else the sum alone overflowed
+        raise ValueError(
+            f"{len(bad)} of rows {start} to {start + len(x) - 1} hold NaN or infinity, first row {start + int(bad[0])}: "
+            "no measure is defined of them. Find out what made them, or leave the rows out."
+        )
 
 
 def normalised(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -151,54 +166,80 @@ def normalised(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     return x / torch.where(length > 0, length, 1)
 
 
-def gram(x: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
+def gram(x: Float[Tensor, "n d"], *, out: Tensor | None = None) -> Float[Tensor, "d d"]:
     """Returns ``x.T @ x``; on the CPU by numpy, which knows that the result is symmetric and does half the work."""
     if x.device.type != "cpu":
-        return x.T @ x
+        return torch.matmul(x.T, x, out=out)
     x = x.numpy()
     with np.errstate(over="ignore"):  # said by eigenvalues
-        return torch.from_numpy(x.T @ x)
+        return torch.from_numpy(np.matmul(x.T, x, out=None if out is None else out.numpy()))
 
 
-def eigenvalues(z: Matrix | Moments, *, centre: bool, normalise: bool = False) -> Float[Tensor, "k"]:
+def _plus(total: Tensor, more: Tensor) -> None:
+    """Adds in place; on the CPU by numpy, which widens float32 as it goes."""
+    if total.device.type == more.device.type == "cpu":
+        np.add(total.numpy(), more.numpy(), out=total.numpy())
+    else:
+        total += more.to(total)
+
+
+def eigenvalues(z: Matrix | Moments, *, centre: bool, normalise: bool = False, quick: bool = False) -> Float[Tensor, "k"]:
     """Returns the squared singular values of the matrix, largest first; what round-off alone could make is zero.
 
     There are min(N, D) of them (D for moments). The smaller of the two Gram matrices is diagonalised in float64, so that
     singular values are right to about 1e-16 of the largest, squared: those below 1e-7 or so of it are not told from zero.
+
+    With ``quick``, the Gram matrix of many float32 features on the CPU is multiplied in float32, centred, and
+    summed in float64 over blocks of rows. That is off by up to 2e-8 of the trace, and only taken where the smallest eigenvalue
+    stands far above: then entropies and ratios of the spectrum are right to 1e-6.
     """
     shared = _shared.get()
-    if shared is None or shared[0] is not z:
-        return _eigenvalues(z, centre=centre, normalise=normalise, known={})
-    key = ("eigenvalues", centre, normalise)
-    if key not in shared[1]:
-        shared[1][key] = _eigenvalues(z, centre=centre, normalise=normalise, known=shared[1])
-    return shared[1][key]
+    known = shared[1] if shared is not None and shared[0] is z else {}
+    exact, asked = (("eigenvalues", centre, normalise, q) for q in (False, quick))
+    if exact in known:
+        return known[exact]
+    if asked not in known:
+        known[asked] = _eigenvalues(z, centre=centre, normalise=normalise, quick=quick, known=known)
+    return known[asked]
 
 
-def _eigenvalues(z: Matrix | Moments, *, centre: bool, normalise: bool, known: dict) -> Tensor:
+def _eigenvalues(z: Matrix | Moments, *, centre: bool, normalise: bool, quick: bool, known: dict) -> Tensor:
     n, d = shape(z)
     if n < d and not isinstance(z, Moments):
         x = torch.cat(list(chunks(z, normalise=normalise)))
         mean = x.mean(0)
-        second = gram((x - mean if centre else x).T)  # (N, N)
-    else:
-        moments = _moments(z, normalise=normalise, known=known)
-        mean, second = moments.mean, moments.second(centre=centre)
-    if not torch.isfinite(second).all():
+        return _descending(gram((x - mean if centre else x).T), mean, n)  # (N, N)
+    if quick and n * d > LARGE and _on_cpu(z) and dtype(z) != torch.float64:
+        rough = _moments(z, normalise=normalise, single=True, known=known)
+        value = _descending(rough.second(centre=centre), rough.mean, n)
+        if value[-1] > ENOUGH * rough.scatter.trace():
+            return value
+    moments = _moments(z, normalise=normalise, single=False, known=known)
+    return _descending(moments.second(centre=centre), moments.mean, n)[: min(n, d)]
+
+
+def _descending(second: Tensor, mean: Tensor, n: int) -> Tensor:
+    if not torch.isfinite(second.sum()):
         raise ValueError("the features are finite, but their squares are not: divide them by their largest value first.")
-    value = torch.linalg.eigvalsh(second).flip(0)[: min(n, d)]
+    value = torch.linalg.eigvalsh(second).flip(0)
     return torch.where(value > _round_off(value, mean, n), value, 0)
 
 
-def _moments(z: Matrix | Moments, *, normalise: bool, known: dict) -> Moments:
+def _moments(z: Matrix | Moments, *, normalise: bool, single: bool, known: dict) -> Moments:
     if isinstance(z, Moments):
         if normalise and not z.normalise:
             raise ValueError(f"this measure is of L2-normalised rows: accumulate them with Moments({z.d}, normalise=True).")
         return z
-    key = ("moments", normalise)
+    key = ("moments", normalise, single)
     if key not in known:
-        known[key] = Moments.of(z, normalise=normalise)
+        known[key] = Moments(z.shape[1], normalise=normalise)
+        size, kind = (2048, torch.float32) if single else (None, torch.float64)
+        known[key]._take(chunks(z, normalise=normalise, size=size, kind=kind))
     return known[key]
+
+
+def _on_cpu(z: Matrix | Moments) -> bool:
+    return isinstance(z, np.ndarray) or (isinstance(z, Tensor) and z.device.type == "cpu")
 
 
 def _round_off(value: Tensor, mean: Tensor, n: int) -> Tensor:
@@ -218,7 +259,3 @@ def sharing(z: Matrix | Moments) -> Iterator[None]:
         yield
     finally:
         _shared.reset(token)
-
-
-def _double(x: Tensor) -> Tensor:
-    return x.cpu().double() if x.device.type == "mps" else x.double()

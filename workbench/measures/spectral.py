@@ -130,7 +130,7 @@ def rankme(z: Matrix | Moments, *, eps: float = 1e-7, centre: bool = False) -> M
         >>> rankme(torch.eye(8))
         RankMe 8 (N=8, D=8, entropy of the singular values, uncentred, eps=1e-07)
     """
-    value = eigenvalues(z, centre=centre).sqrt()
+    value = eigenvalues(z, centre=centre, quick=True).sqrt()
     how = f"entropy of the singular values, {_rows(z, centre=centre)}, eps={eps:g}"
     return _measured("RankMe", _exp_entropy(value, eps), z, how, value)
 
@@ -155,7 +155,7 @@ def effective_rank(
     if of not in ("singular values", "eigenvalues"):
         raise ValueError(f'effective_rank is of "singular values" or of "eigenvalues", but got of={of!r}.')
     centre = of == "eigenvalues" if centre is None else centre
-    value = eigenvalues(z, centre=centre)
+    value = eigenvalues(z, centre=centre, quick=True)
     value = value.sqrt() if of == "singular values" else value
     return _measured("effective rank", _exp_entropy(value, 0), z, f"entropy of the {of}, {_rows(z, centre=centre)}", value)
 
@@ -169,7 +169,7 @@ def participation_ratio(z: Matrix | Moments, *, centre: bool = True) -> Measured
     References:
         | On simplicity and complexity in the brave new world of large-scale neuroscience (Gao, Ganguli, 2015)
     """
-    value = eigenvalues(z, centre=centre)
+    value = eigenvalues(z, centre=centre, quick=True)
     ratio = float(value.sum() ** 2 / value.square().sum()) if value[0] > 0 else 0.0
     return _measured("participation ratio", ratio, z, f"eigenvalues of the covariance, {_rows(z, centre=centre)}", value)
 
@@ -181,7 +181,7 @@ def stable_rank(z: Matrix | Moments, *, centre: bool = False) -> Measured:
     References:
         | Unsupervised Embedding Quality Evaluation (Tsitsulin et al., 2023), https://arxiv.org/abs/2305.16562
     """
-    value = eigenvalues(z, centre=centre)
+    value = eigenvalues(z, centre=centre, quick=True)
     return _measured("stable rank", _over_top(value), z, f"squared singular values, {_rows(z, centre=centre)}", value)
 
 
@@ -192,7 +192,7 @@ def nesum(z: Matrix | Moments, *, centre: bool = True) -> Measured:
     References:
         | Exploring the Gap between Collapsed & Whitened Features in Self-Supervised Learning (He, Ozay, 2022), definition 4.1
     """
-    value = eigenvalues(z, centre=centre)
+    value = eigenvalues(z, centre=centre, quick=True)
     return _measured("NESum", _over_top(value), z, f"eigenvalues of the covariance, {_rows(z, centre=centre)}", value)
 
 
@@ -235,7 +235,7 @@ def alpha_req(z: Matrix | Moments, *, first: int = 10, last: int = 100, centre: 
           (Agrawal et al., 2022), equation 2, and the authors' library
         | High-dimensional geometry of population responses in visual cortex (Stringer et al., 2019), methods
     """
-    value = eigenvalues(z, centre=centre)
+    value = eigenvalues(z, centre=centre, quick=True)
     last = min(last, int((value > 0).sum()))
     how = f"eigenvalues {first + 1} to {last} of the covariance, weights 1/j, {_rows(z, centre=centre)}"
     if last - first < 3:
@@ -262,7 +262,7 @@ def selfcluster(z: Matrix | Moments) -> Measured:
     n, d = shape(z)
     if n == 1 or d == 1:
         return Measured(1.0, name="SelfCluster", n=n, d=d, convention="L2-normalised rows; one direction")
-    square = eigenvalues(z, centre=False, normalise=True)
+    square = eigenvalues(z, centre=False, normalise=True, quick=True)
     q = float(square.square().sum() + (n - square.sum()) ** 2)
     even = n + n * (n - 1) / d
     return Measured((q - even) / (n * n - even), name="SelfCluster", n=n, d=d, convention="L2-normalised rows")
