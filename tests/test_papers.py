@@ -142,12 +142,16 @@ def smoke(tmp_path_factory):
 def test_reproduction_has_every_condition_beside_its_controls(smoke):
     _, measures, spectra = smoke
     assert set(measures["condition"]) == {*dc.PUBLISHED, "untrained", "raw pixels", "chance"}
-    assert set(measures["measure"]) == {"linear", "knn", "rankme"}
-    accuracy = measures[measures["measure"] != "rankme"]["value"]
-    assert accuracy.between(0, 1).all()
+    assert set(measures["measure"]) == {"linear", "knn", "drawn", "rankme", "directions"}
+    assert measures[measures["measure"].isin(["linear", "knn"])]["value"].between(0, 1).all()
+    assert (measures[measures["measure"] == "drawn"]["value"] < 1).all()
     widths = spectra.groupby(["condition", "layer"])["rank"].max()
     assert (widths.xs("backbone", level="layer") == 32).all()
     assert (widths.xs("projector", level="layer") == 16).all()
+    directions = measures[(measures["measure"] == "directions") & (measures["layer"] == "backbone")]
+    for condition, seed, value in directions[["condition", "seed", "value"]].itertuples(index=False):
+        own = spectra[(spectra["condition"] == condition) & (spectra["seed"] == seed) & (spectra["layer"] == "backbone")]["value"]
+        assert own.nlargest(int(value)).sum() >= 0.99 * own.sum() > own.nlargest(int(value) - 1).sum()
     rank = measures[(measures["measure"] == "rankme") & (measures["layer"] == "backbone")]["value"]
     assert rank.between(1, 32.01).all()
 

@@ -37,6 +37,7 @@ from workbench.probes import KNNProbe, LinearProbe, probe_layers
 from workbench.run import Run
 from workbench.train import Trainer
 from workbench.views.augment import Augment
+from workbench.views.rerender import Rerender
 
 __all__ = [
     "PUBLISHED",
@@ -313,10 +314,14 @@ class Scale(NamedTuple):
 
 
 SCALES = {
-    "smoke": Scale({"name": "convnet-residual", "width": 4}, 512, 256, 1, 64, 2e-3, 16, 8, 0.2),
-    "cpu": Scale({"name": "convnet-residual", "width": 16}, 10_000, 2_000, 15, 256, 2e-3, 64, 32, 0.2),
+    "smoke": Scale({"name": "convnet-residual", "width": 4}, 512, 256, 1, 64, 2e-3, 16, 6, 0.2),
+    "cpu": Scale({"name": "convnet-residual", "width": 16}, 10_000, 2_000, 10, 256, 2e-3, 64, 22, 0.2),
     "gpu": Scale({"name": "resnet18"}, 50_000, 2_000, 100, 512, 2e-3, 128, 90, 0.2),
 }
+
+
+DRAWN = ["rotation", "scale", "x", "y", "saturation", "value", "background_value", "frequency", "light"]
+"""What redrawn views do not share, as far as a linear map can read it (angles that come full circle are left out)."""
 
 
 def recipe(condition: str, *, scale: str = "cpu", seed: int = 0) -> tuple[Encoder, Objective]:
@@ -345,22 +350,29 @@ def recipe(condition: str, *, scale: str = "cpu", seed: int = 0) -> tuple[Encode
     return Encoder(body, projector), objective
 
 
-def train(condition: str, out: str | Path, *, scale: str = "cpu", seed: int = 0, progress: bool = True) -> Run:
-    """Trains one condition into the folder ``out/condition-seed``, or goes on with, or opens, the run that is there."""
+VIEWS = {"redrawn": Rerender, "crops": lambda images: Augment()}
+"""What the two views of a garment are: drawn under two poses, lights and backgrounds, or cropped and coloured as SimCLR does."""
+
+
+def train(
+    condition: str, out: str | Path, *, scale: str = "cpu", views: str = "redrawn", seed: int = 0, progress: bool = True
+) -> Run:
+    """Trains one condition into ``out/scale-views-condition-seed``, or goes on with, or opens, the run that is there."""
     s = SCALES[scale]
     model, objective = recipe(condition, scale=scale, seed=seed)
     trainer = Trainer(epochs=s.epochs, batch_size=s.batch_size, lr=s.lr, seed=seed)
-    folder = Path(out) / f"{condition.replace(' ', '-').lower()}-{seed}"
-    images = garments(s.images)
-    return trainer.fit(model, objective, images, Augment(), out=folder, resume=True, snapshots=8, progress=progress)
+    folder = Path(out) / f"{scale}-{views}-{condition.replace(' ', '-').lower()}-{seed}"
+    images = _images(scale)[0]
+    return trainer.fit(model, objective, images, VIEWS[views](images), out=folder, resume=True, snapshots=8, progress=progress)
 
 
 def measure(run: Run, *, scale: str = "cpu", step: int | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Returns what one run's representation and embedding are worth on held-out garments, after ``step`` or at the end.
 
     Returns:
-        measures: Columns layer, measure, value: ``linear`` and ``knn``, accuracies of probes fitted on the training images;
-            ``rankme`` of the held-out ones.
+        measures: Columns layer, measure, value. ``linear`` and ``knn``: accuracies of probes for the label; ``drawn``: mean R2
+            of ridge regression to the factors in ``DRAWN``; ``rankme``; ``directions``, how many hold 99% of the variance of the
+            normalised features. Probes are fitted on the training images.
         spectra: Columns layer, rank, value: DirectCLR's spectrum of the held-out images.
     """
     model = run.model(step).to("cuda" if torch.cuda.is_available() else "cpu")
@@ -379,6 +391,7 @@ def reproduce(
     out: str | Path,
     *,
     scale: str = "cpu",
+    views: str = "redrawn",
     seeds: Sequence[int] = (0, 1, 2),
     conditions: Sequence[str] = tuple(PUBLISHED),
     progress: bool = True,
@@ -398,8 +411,8 @@ def reproduce(
     bar = tqdm([(c, seed) for seed in seeds for c in conditions], desc="conditions", unit="run", disable=not progress)
     for condition, seed in bar:
         bar.set_postfix_str(f"{condition}, seed {seed}")
-        run = train(condition, out, scale=scale, seed=seed, progress=False)
-        looks = {condition: None} | ({"untrained": 0} if condition == conditions[0] else {})
+        run = train(condition, out, scale=scale, views=views, seed=seed, progress=False)
+        looks = {condition: None} | ({"untrained": 0} if condition == conditions[-1] else {})
         for name, step in looks.items():
             table, curve = measure(run, scale=scale, step=step)
             rows.append(table.assign(condition=name, seed=seed))
@@ -410,13 +423,13 @@ def reproduce(
 def summary(measures: pd.DataFrame) -> pd.DataFrame:
     """Returns a row a condition: mean and standard deviation over seeds of each measure of the representation, and the published.
 
-    Accuracies are in percent; the last column is the paper's linear probe on ImageNet.
+    Accuracies and R2 are in percent; the last column is the paper's linear probe on ImageNet.
     """
     table = measures[measures["layer"].isin(["backbone", "pixels"])].copy()
-    table.loc[table["measure"].isin(["linear", "knn"]), "value"] *= 100
+    table.loc[table["measure"].isin(["linear", "knn", "drawn"]), "value"] *= 100
     cells = table.groupby(["condition", "measure"])["value"].agg(["mean", "std", "size"])
     text = [f"{m:.1f} ± {s:.1f}" if n > 1 else f"{m:.1f}" for m, s, n in cells.itertuples(index=False)]
-    wide = pd.Series(text, cells.index).unstack().reindex(columns=["linear", "knn", "rankme"])
+    wide = pd.Series(text, cells.index).unstack().reindex(columns=["linear", "knn", "drawn", "rankme", "directions"])
     order = [c for c in [*PUBLISHED, "untrained", "raw pixels", "chance"] if c in wide.index]
     return wide.loc[order].assign(published=pd.Series(PUBLISHED)).fillna("")
 
@@ -430,5 +443,11 @@ def _images(scale: str) -> tuple[Images, Images]:
 def _probed(known: Features, seen: Features) -> pd.DataFrame:
     probes = {"linear": LinearProbe(), "knn": KNNProbe()}
     tables = [probe_layers(known, seen, factor="label", probe=p).assign(measure=name) for name, p in probes.items()]
-    tables.append(over_layers(seen, rankme=rankme))
+    drawn = probe_layers(known, seen, factor=DRAWN).groupby("layer", sort=False)["value"].mean()
+    tables += [drawn.reset_index().assign(measure="drawn"), over_layers(seen, rankme=rankme, directions=_directions)]
     return pd.concat([t[["layer", "measure", "value"]] for t in tables], ignore_index=True)
+
+
+def _directions(z: Tensor) -> float:
+    value = spectrum(z)["value"]
+    return float((value.cumsum() < 0.99 * value.sum()).sum() + 1)
