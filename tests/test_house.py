@@ -235,9 +235,6 @@ def test_notebooks_carry_no_outputs_and_say_what_can_be_set(path):
     assert {"seed", "seeds"} & set(parameters_of(path))
     assert parameters_of(path)["scale"] in ("smoke", "cpu", "gpu")
     assert "papermill" not in book["metadata"]
-    first = "".join(book["cells"][0]["source"])
-    assert first.startswith("# ")
-    assert re.search(r"minute|second", first), "the first cell says how long it takes"
     for cell in code:
         for node in ast.walk(ast.parse("".join(cell["source"]).replace("%", "#"))):
             if isinstance(node, ast.FunctionDef):

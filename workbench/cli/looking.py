@@ -80,7 +80,7 @@ def replay_run(args: argparse.Namespace) -> None:
     images = given_images(args, run)
     table = replay(run, images, layers=args.layers, steps=args.steps, n=args.n, progress=not args.no_progress)["measures"]
     _print(_by_layer(table[table["step"] == table["step"].max()]))
-    print(f"\nstep {table['step'].max()} of {table['step'].nunique()} steps; all of them are in {run.path / 'tables'}")
+    print(f"\nat step {table['step'].max()}; all {table['step'].nunique()} steps are in {run.path / 'tables'}")
 
 
 def replay_options(parser: argparse.ArgumentParser) -> None:

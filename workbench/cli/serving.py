@@ -32,8 +32,8 @@ def reproduce(args: argparse.Namespace) -> None:
         done = notebooks.reproduce(name, {k: value(v) for k, v in args.parameter}, out=args.out, timeout=args.timeout)
         if args.html:
             notebooks.render(done)
-        written = ", ".join(p.name for p in notebooks.results(done.parent, since=began)) or "no tables"
-        print(f"{done.stem}: {time.time() - began:.0f} s; {done}, {written}")
+        tables = [path.name for path in notebooks.results(done.parent, since=began)]
+        print(f"{done.stem}: {time.time() - began:.0f} s, {done}" + (f"; beside it {', '.join(tables)}" if tables else ""))
 
 
 def reproduce_options(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +89,7 @@ def _serve(command: Sequence[str]) -> None:
         try:
             code = server.wait()
         except KeyboardInterrupt:
-            server.wait()
+            server.terminate()
             return
     if code:
         raise RuntimeError(f"{' '.join(command[2:4])} ended with exit code {code}; its own words stand above")
