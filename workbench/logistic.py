@@ -51,9 +51,7 @@ def softmax_regression(
         tol: Stops when the next step promises to lower the mean loss by less than this many nats.
         max_iter: Steps for each penalty; a warning says when they did not suffice.
     """
-    d, n = x.shape
-    some = torch.randperm(n, generator=torch.Generator().manual_seed(0))[: max(8192, 16 * d)].to(x.device)
-    second = gram((x[:, some] if len(some) < n else x).T) / len(some)  # for the start alone: a part of the rows will do
+    d, second = len(x), _second(x)
     theta = x.new_zeros(classes, d + 1)
     target = torch.nn.functional.one_hot(y, classes).T.to(x.dtype)  # (K, n): along rows the softmax is quick
     found, passes = [], 0
@@ -66,38 +64,48 @@ def softmax_regression(
     return found, passes
 
 
+def _second(x: Tensor) -> Tensor:
+    """Returns the second moment, of some of the samples where there are many: for the start, that will do."""
+    d, n = x.shape
+    enough = max(8192, 16 * d)
+    if n > 2 * enough:
+        x = x[:, torch.randperm(n, generator=torch.Generator().manual_seed(0))[:enough].to(x.device)]
+    return gram(x.T) / x.shape[1]
+
+
 def _minimise(
     x: Tensor, target: Tensor, theta: Weights, factor: Tensor, *, penalty: float, tol: float, max_iter: int
 ) -> tuple[Weights, int]:
     k, n = target.shape
 
     def forward(theta: Weights) -> Tensor:
-        return theta[:, :-1] @ x + theta[:, -1:]  # (K, n)
+        return torch.addmm(theta[:, -1:], theta[:, :-1], x)  # (K, n)
 
-    def gradient(theta: Weights, logits: Tensor) -> Weights:
-        off = (logits.softmax(0) - target) / n
-        return torch.cat([off @ x.T + penalty * theta[:, :-1], off.sum(1, keepdim=True)], 1)
+    def gradient(theta: Weights, chances: Tensor) -> Weights:
+        off = chances - target
+        return torch.cat([(off @ x.T).div_(n).add_(theta[:, :-1], alpha=penalty), off.sum(1, keepdim=True) / n], 1)
 
     def precondition(g: Weights) -> Weights:
         return torch.cat([torch.cholesky_solve(g[:, :-1].T, factor).T, k * g[:, -1:]], 1)
 
-    logits = forward(theta)
-    g, pairs = gradient(theta, logits), []
+    logits = forward(theta) if theta.any() else torch.zeros_like(target)
+    g, pairs = gradient(theta, logits.softmax(0)), []
     for step in range(1, max_iter + 1):
         direction = -_two_loop(g, pairs, precondition)
-        gap = -float((g * direction).sum()) / 2
-        if gap < tol:
-            return theta, step
+        gain = -_dot(g, direction) / 2
+        if gain < tol:
+            return theta + direction, step  # so short a step needs no looking
         along = forward(direction)
-        t = _line_search(logits, along, target, theta[:, :-1], direction[:, :-1], penalty, slope=-2 * gap)
-        theta, logits = theta + t * direction, torch.add(logits, along, alpha=t)
-        new = gradient(theta, logits)
-        s, change = t * direction, new - g
-        curvature, g = float((s * change).sum()), new
+        t, logits, chances = _line_search(logits, along, target, theta[:, :-1], direction[:, :-1], penalty, slope=-2 * gain)
+        s = t * direction
+        theta = theta + s
+        new = gradient(theta, chances)
+        change, g = new - g, new
+        curvature = _dot(s, change)
         if curvature > 0:
             pairs = [*pairs[-MEMORY + 1 :], (s, change, curvature)]
     warnings.warn(
-        f"the logistic regression stopped after {max_iter} steps, when the next promised {gap:.1e} nats (wanted {tol:.0e}): "
+        f"the logistic regression stopped after {max_iter} steps, when the last had promised {gain:.1e} nats (wanted {tol:.0e}): "
         "raise max_iter, or penalise more.",
         RuntimeWarning,
         stacklevel=4,
@@ -109,28 +117,38 @@ def _two_loop(g: Weights, pairs: list[tuple[Weights, Weights, float]], precondit
     """Returns the product of the inverse Hessian's estimate with ``g``."""
     taken = []
     for s, change, curvature in reversed(pairs):
-        taken.append(float((s * g).sum()) / curvature)
+        taken.append(_dot(s, g) / curvature)
         g = torch.add(g, change, alpha=-taken[-1])
     r = precondition(g)
     for (s, change, curvature), a in zip(pairs, reversed(taken), strict=True):
-        r = torch.add(r, s, alpha=a - float((change * r).sum()) / curvature)
+        r.add_(s, alpha=a - _dot(change, r) / curvature)
     return r
 
 
-def _line_search(logits: Tensor, along: Tensor, target: Tensor, w: Tensor, dw: Tensor, penalty: float, *, slope: float) -> float:
-    """Returns a length at which the slope is at most a fifth of ``slope``, that at 0: Newton's method inside a bracket."""
+def _line_search(
+    logits: Tensor, along: Tensor, target: Tensor, w: Tensor, dw: Tensor, penalty: float, *, slope: float
+) -> tuple[float, Tensor, Tensor]:
+    """Returns a length at which the slope is at most a fifth of ``slope``, that at 0, and the logits and chances there.
+
+    Newton's method inside a bracket; the loss is convex along any line.
+    """
     n, low, high, t = logits.shape[1], 0.0, float("inf"), 1.0
-    linear = penalty * float((w * dw).sum()) - float((target * along).sum()) / n
-    square = penalty * float(dw.square().sum())
+    linear, square = penalty * _dot(w, dw) - _dot(target, along) / n, penalty * _dot(dw, dw)
     for _ in range(20):
-        p = torch.add(logits, along, alpha=t).softmax(0) * along
-        mean = p.sum(0)
-        first = float(mean.sum()) / n + linear + t * square
+        there = torch.add(logits, along, alpha=t)
+        chances = there.softmax(0)
+        first = _dot(chances, along) / n + linear + t * square
         if abs(first) <= 0.2 * abs(slope):
             break
-        second = (float((p * along).sum()) - float(mean @ mean)) / n + square
+        spread = chances * along
+        mean = spread.sum(0)
+        second = (_dot(spread, along) - _dot(mean, mean)) / n + square
         low, high = (low, t) if first > 0 else (t, high)
         t = t - first / second if second > 0 else float("inf")
         if not low < t < high:
             t = 2 * low if high == float("inf") else (low + high) / 2
-    return t
+    return t, there, chances
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    return float(a.reshape(-1) @ b.reshape(-1))

@@ -270,7 +270,9 @@ def selfcluster(z: Matrix | Moments) -> Measured:
 
 def _floor(z: Matrix | Moments, *, normalise: bool, top: float) -> float:
     n, d = shape(z)
-    if isinstance(z, Moments):
+    if normalise:
+        square = 1 / d
+    elif isinstance(z, Moments):
         square = float(z.second(centre=False).diagonal().mean()) / n
     else:
         square = sum(float(x.square().sum()) for x in chunks(z, normalise=normalise)) / (n * d)
