@@ -74,7 +74,7 @@ def clean_page(page):
     """A page that fails the test on an error of its scripts, and on any request that leaves this machine."""
     errors = []
     here = ("http://localhost", "ws://localhost", "data:", "blob:", "about:", "file:")
-    page.on("pageerror", lambda error: errors.append(f"script: {error}"))
+    page.on("pageerror", lambda error: errors.append(f"script: {error.stack or error}"))
     page.on("request", lambda r: None if r.url.startswith(here) else errors.append(f"request: {r.url}"))
     page.set_default_timeout(90_000)
     page.set_viewport_size({"width": 1440, "height": 1000})

@@ -175,7 +175,7 @@ def _lines(
         for kind, curve in curves.items():
             looks = {"color": colours[kind], "line_dash": style, "show_legend": len(kinds) > 1 and style == "solid"}
             name = str(kind) if style == "solid" else f"{kind} ({which})"
-            parts += _line(curve.assign(**{by: np.array(str(kind), object)}), x, by, name, number, points=points, **looks)
+            parts += _line(curve.assign(**{by: np.array(name, object)}), x, by, name, number, points=points, **looks)
     return parts
 
 

@@ -38,7 +38,7 @@ class Collapse(pn.viewable.Viewer):
         self.run = CollapseRun(RunPair(found), complaints)
         self.live = CollapseLive()
         tabs = [("Theory", self.theory), ("A run", self.run), ("Live training", self.live)]
-        self.tabs = pmui.Tabs(*tabs, active=1 if given else 0, dynamic=True, sizing_mode="stretch_width")
+        self.tabs = pmui.Tabs(*tabs, active=1 if given else 0, sizing_mode="stretch_width")
 
     def __panel__(self) -> pn.viewable.Viewable:
         return self.tabs

@@ -230,6 +230,7 @@ class CollapseTheory(pn.viewable.Viewer):
     def _draw(self) -> None:
         toy = self.toy
         table, alignment = toy.spectrum(), toy.alignment()
+        deep = toy.cause == "depth" and toy.depth > 1
         low = {"augmentation": (1e-3, 1e-5), "depth": (1e-6, 1e-17)}[toy.cause]
         self.said.object = toy.finding()
         looks = {"by": "matrix", "floor": None, "responsive": True, "height": 300}
@@ -237,11 +238,16 @@ class CollapseTheory(pn.viewable.Viewer):
         self.weights.show(spectra(weights, title="Weights", quantity="singular value", ylim=(low[0], 5), **looks))
         marks = {"dead below e⁻⁸": DEAD}
         self.embedding.show(spectra(_of(table, "embedding"), title="Embedding", marks=marks, ylim=(low[1], 10), **looks))
-        course = toy.history() if toy.moments else _of(table, "embedding").assign(step=0)
+        start = _of(table, "embedding").assign(
+            step=0, value=0.0
+        )  # zeros, which a log axis does not draw, keep the curves' places
         looks = {"by": "rank", "responsive": True, "height": 280, "logy": True, "xlim": (0, toy.steps), "ylim": (low[1], 10)}
         looks |= {"marker": toy.step, "title": "Every eigenvalue of the embedding, through training"}
-        self.course.show(training_curves(course, values=["value"], **looks))
-        self.blocks.show(None if alignment is None else alignment_map(alignment, title="Alignment |V₂ᵀU₁|", width=190))
+        self.course.show(training_curves(toy.history() if toy.moments else start, values=["value"], **looks))
+        words = {"xlabel": "left singular vector of W₁", "ylabel": "right singular vector of W₂"}
+        title = "Alignment |V₂ᵀU₁|" if alignment is not None else "Alignment: none yet" if deep else "Alignment needs two layers"
+        matrix = np.zeros((WIDTH, WIDTH)) if alignment is None else alignment
+        self.blocks.show(alignment_map(matrix, title=title, width=190, **words))
 
 
 def _of(table: pd.DataFrame, matrix: str) -> pd.DataFrame:

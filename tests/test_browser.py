@@ -1,0 +1,330 @@
+"""The app and its panels in a real browser, and a notebook in JupyterLab: what is drawn, not only that something loads."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytestmark = pytest.mark.browser
+HOME = Path(__file__).parent.parent
+FIGURE = """title => {
+  const figures = Bokeh.documents.flatMap(d => [...d._all_models.values()]).filter(m => m.title?.text === title && m.renderers);
+  const last = figures.at(-1);
+  if (!last) return null;
+  const plain = x => typeof x === 'object' && x?.length ? [...x] : x;
+  const columns = data => Object.fromEntries(Object.entries(data).map(([k, v]) => [k, [...v].map(plain)]));
+  return {
+    lines: last.renderers.filter(r => r.data_source).map(r => ({kind: r.glyph.type, ...columns(r.data_source.data)})),
+    spans: last.renderers.concat(last.center).filter(r => r.type === 'Span').map(r => [r.dimension, r.location]),
+    range: [last.y_range.start, last.y_range.end],
+  }
+}"""
+
+
+def figure(page, title: str) -> dict | None:
+    """What Bokeh draws in the figure of that title, as the browser holds it."""
+    return page.evaluate(FIGURE, title)
+
+
+def curve(page, title: str, **match: str) -> list[float]:
+    """The values of the line whose columns hold the given words."""
+    for line in figure(page, title)["lines"]:
+        if line["kind"] == "Line" and all(set(line.get(k, [])) == {v} for k, v in match.items()):
+            return line["middle"]
+    raise AssertionError(f"{title} draws no line of {match}")
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Waits until a condition holds; errors on the way count as not yet."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            if condition():
+                return
+            error = None
+        except Exception as caught:
+            error = caught
+        if time.monotonic() > until:
+            raise AssertionError("it did not come true in time") from error
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as s:
+        return s.connect_ex(("localhost", port)) == 0
+
+
+@contextmanager
+def started(command: list[str], port: int, log: Path, **options) -> Iterator[str]:
+    """Runs a server until the test is done; gives its address."""
+    env = {**os.environ, "PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1"} | options.pop("env", {})
+    with log.open("w") as words, subprocess.Popen(command, env=env, stdout=words, stderr=words, **options) as server:
+        try:
+            eventually(lambda: server.poll() is not None or listens(port), 120)
+            assert server.poll() is None, log.read_text()
+            yield f"http://localhost:{port}"
+        finally:
+            server.kill()
+
+
+def served(page, make: Callable) -> None:
+    """Serves a viewer from this process, each session its own, and opens it."""
+    import panel as pn
+
+    from workbench.figures import theme
+
+    def session():
+        pn.state.curdoc.theme = theme.document_theme()
+        return make()
+
+    port = free_port()
+    pn.serve(
+        session,
+        port=port,
+        threaded=True,
+        show=False,
+        check_unused_sessions_milliseconds=1000,
+        unused_session_lifetime_milliseconds=8000,
+    )
+    eventually(lambda: listens(port))
+    page.goto(f"http://localhost:{port}")
+
+
+def press(page, label: str) -> None:
+    page.get_by_role("button", name=label, exact=True).click()
+
+
+# the app, as it is served
+
+
+@pytest.fixture
+def app(measured_run, clean_page, tmp_path):
+    paths = [measured_run("mine", fall=0.05), measured_run("other", fall=0.4), "/no/where"]
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "panel",
+        "serve",
+        str(HOME / "apps/collapse.py"),
+        "--port",
+        str(port),
+        "--args",
+        *map(str, paths),
+    ]
+    with started(command, port, tmp_path / "log") as address:
+        clean_page.goto(f"{address}/collapse")
+        yield clean_page
+
+
+def test_the_app_replays_a_run(app):
+    app.get_by_text("/no/where is no run: it does not exist.").wait_for()
+    eventually(lambda: figure(app, "Spectrum") is not None)
+    app.get_by_text("Step 40, projector").wait_for()
+    assert np.allclose(curve(app, "Spectrum", layer="projector"), np.exp(-np.arange(12) * (0.2 + 0.1 * np.log1p(40))))
+    assert np.allclose(curve(app, "Spectrum", layer="projector (other)"), np.exp(-np.arange(12) * (0.2 + 0.8 * np.log1p(40))))
+    assert ["width", pytest.approx(np.finfo(np.float32).eps ** 2)] in figure(app, "Spectrum")["spans"]
+    slider = app.get_by_role("slider").first
+    slider.focus()
+    slider.press("Home")
+    app.get_by_text("Step 0, projector").wait_for()
+    eventually(lambda: np.allclose(curve(app, "Spectrum", layer="projector"), np.exp(-np.arange(12) * 0.2)))
+    slider.press("ArrowRight")
+    slider.press("ArrowRight")
+    app.get_by_text("Step 4, projector").wait_for()
+    eventually(lambda: np.allclose(curve(app, "Spectrum", layer="backbone"), np.exp(-np.arange(16) * (0.2 + 0.05 * np.log1p(4)))))
+    for title in ("RankMe", "Nearest neighbours' accuracy", "Loss"):
+        assert ["height", 5] in figure(app, title)["spans"], title
+    printed = [w for line in figure(app, "mine")["lines"] if line["kind"] == "Text" for w in line["printed"]]
+    assert {"0.34", "0.29", "0.24"} <= set(printed)
+
+
+def test_the_apps_theory_counts_dead_dimensions(app):
+    app.get_by_role("tab", name="Theory").click()
+    app.get_by_text("Before training.").wait_for()
+    eventually(lambda: np.allclose(curve(app, "Weights", matrix="W2"), np.exp(-0.35 * np.arange(16))))
+    press(app, "Train")
+    said = app.get_by_text(re.compile(r"Step 5,000: \d+ of 16"))
+    said.wait_for(timeout=180_000)
+    dead = int(re.search(r"(\d+) of 16", said.text_content())[1])
+    eventually(lambda: sum(v < np.exp(-8) for v in curve(app, "Embedding", matrix="embedding")) == dead)
+    assert 2 <= dead <= 6
+
+
+# panels, served from here, with what they do at hand
+
+
+def test_moving_the_depth_kills_dimensions(clean_page, servers):
+    from workbench.panels import CollapseTheory, LinearToy
+
+    views = []
+    served(clean_page, lambda: views.append(CollapseTheory(LinearToy(steps=1500, depth=1))) or views[-1])
+    press(clean_page, "Train")
+    dead = {}
+    for depth in (1, 4):
+        if depth > 1:
+            slider = clean_page.get_by_role("slider").first
+            slider.focus()
+            slider.press("End")
+        said = clean_page.get_by_text(re.compile(r"Step 1,500: \d+ of 16"))
+        eventually(lambda d=depth: views[0].toy.depth == d and views[0].job.done.is_set() and views[0].toy.step == 1500, 120)
+        said.wait_for()
+        dead[depth] = int(re.search(r"(\d+) of 16", said.text_content())[1])
+        eventually(lambda d=depth: sum(v < np.exp(-8) for v in curve(clean_page, "Embedding", matrix="embedding")) == dead[d])
+        assert dead[depth] == views[0].toy.dead()
+    assert dead[1] == 0 and dead[4] > 8
+    alignment = [line for line in figure(clean_page, "Alignment |V₂ᵀU₁|")["lines"] if line["kind"] == "Image"]
+    assert len(alignment) == 1
+    assert len(curve(clean_page, "Weights", matrix="W4")) == 16
+
+
+def test_live_training_under_ones_hands(clean_page, servers):
+    from workbench.panels import CollapseLive, Lesson
+
+    views = []
+    make = lambda: views.append(CollapseLive(Lesson(data="digits", images=512, batch_size=64, epochs=100))) or views[-1]  # noqa: E731
+    served(clean_page, make)
+    press(clean_page, "Start")
+    eventually(lambda: len(curve(clean_page, "Loss", run="")) > 5, 180)
+    lesson = views[0].lesson
+    press(clean_page, "Pause")
+    clean_page.get_by_role("button", name="Continue").wait_for()
+    time.sleep(1)
+    held = len(lesson.seen)
+    time.sleep(1.5)
+    assert len(lesson.seen) == held
+    eventually(lambda: len(curve(clean_page, "Loss", run="")) == held - 1)
+    losses = [s.terms["loss"] for s in lesson.seen[1:]]
+    assert np.allclose(curve(clean_page, "Loss", run=""), losses)
+    slider = clean_page.get_by_role("slider").last
+    slider.focus()
+    slider.press("ArrowRight")
+    eventually(lambda: lesson.lr_factor == 2.0)
+    press(clean_page, "Continue")
+    eventually(lambda: len(curve(clean_page, "Loss", run="")) > held + 5)
+    before, after = lesson.seen[held - 1], lesson.seen[held + 3]
+    assert after.lr > 1.5 * before.lr * (after.step / before.step) * 0.9  # the warm-up rises, and twice as steeply
+    newest = lesson.spectra()[-1][1]["value"]
+    first = lesson.spectra()[0][1]["value"]
+    eventually(lambda: len(curve(clean_page, "Spectrum now; dashed: before training", layer="backbone")) == len(newest))
+    drawn = curve(clean_page, "Spectrum now; dashed: before training", layer="backbone (before training)")
+    assert np.allclose(drawn, np.maximum(first, drawn[-1]), rtol=1e-5)
+    press(clean_page, "Stop")
+    eventually(lambda: not views[0].job.running)
+    eventually(lambda: clean_page.get_by_role("button", name="Restart").is_enabled())
+
+
+def test_sessions_share_nothing_and_do_not_wait_for_each_other(clean_page, context, servers):
+    from workbench.panels import CollapseLive, Lesson
+    from workbench.panels.live import Seen
+
+    def teach(lesson):
+        lesson.total = 1000
+        for step in range(1, 1001):
+            time.sleep(0.05)
+            table = pd.DataFrame({"rank": [1, 2], "value": [1.0, 0.5], "layer": "backbone"})
+            yield Seen(step, {"loss": 1.0 / step}, 1e-3, 1.0, {"backbone": 1.5}, table)
+
+    views = []
+    served(clean_page, lambda: views.append(CollapseLive(Lesson(teach))) or views[-1])
+    press(clean_page, "Start")
+    eventually(lambda: len(curve(clean_page, "Loss", run="")) > 3)
+    other = context.new_page()
+    other.goto(clean_page.url)
+    other.get_by_text("Choose, press Start").wait_for()
+    mine, theirs = next(v for v in views if v.job), views[-1]
+    assert mine is not theirs and theirs.lesson.seen == [] and mine.job.running
+    other.get_by_role("button", name="MLP").click()
+    eventually(lambda: theirs.lesson.projector == "MLP", 10)
+    assert mine.lesson.projector == "none"
+    other.close()
+    clean_page.goto("about:blank")  # whoever leaves, leaves nothing running
+    eventually(lambda: not mine.job.running, 40)
+
+
+# JupyterLab
+
+
+CELLS = [
+    "from workbench.panels import Collapse, notebook\nnotebook()",
+    "import time\nfrom tqdm.auto import tqdm\nfor i in tqdm(range(20), desc='walking'):\n    time.sleep(0.01)",
+    "Collapse(RUN)",
+]
+
+
+@contextmanager
+def lab(folder: Path) -> Iterator[str]:
+    """JupyterLab on a folder, with settings of its own and no news."""
+    port = free_port()
+    options = ["--no-browser", "--allow-root", "--port", str(port), "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"]
+    env = {"JUPYTER_CONFIG_DIR": str(folder / ".config"), "JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings")}
+    env |= {"JUPYTERLAB_WORKSPACES_DIR": str(folder / ".workspaces"), "JUPYTER_RUNTIME_DIR": str(folder / ".runtime")}
+    with started(
+        [sys.executable, "-m", "jupyter", "lab", *options, "--LabApp.news_url=None"], port, env=env, cwd=folder
+    ) as address:
+        yield address
+
+
+def run_all(page, address: str, name: str, *, seconds: float) -> None:
+    """Opens a notebook, runs every cell, and waits until the last has run."""
+    page.goto(f"{address}/lab/tree/{name}")
+    page.locator(".jp-Notebook").wait_for()
+    page.get_by_text("Idle").first.wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    prompts = page.locator(".jp-CodeCell .jp-InputPrompt")
+    eventually(lambda: all(re.fullmatch(r"\[\d+\]:", text) for text in prompts.all_text_contents()), seconds)
+    errors = page.locator("[data-mime-type='application/vnd.jupyter.stderr'], .jp-OutputArea-output[data-mime-type*=error]")
+    assert not [text for text in errors.all_text_contents() if "Traceback" in text or "Error" in text]
+
+
+@pytest.fixture
+def lab_page(page):
+    """A page that fails the test on errors of its scripts, and that reaches nothing beyond this machine."""
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.route(lambda url: not url.startswith(("http://localhost", "data:", "blob:")), lambda route: route.abort())
+    page.set_default_timeout(90_000)
+    page.set_viewport_size({"width": 1500, "height": 1800})
+    yield page
+    assert errors == []
+
+
+def test_the_panel_inside_jupyterlab_without_internet(lab_page, measured_run, tmp_path):
+    path = measured_run("mine", fall=0.05)
+    cells = [
+        {"cell_type": "code", "id": f"c{i}", "metadata": {}, "outputs": [], "execution_count": None, "source": c}
+        for i, c in enumerate(CELLS)
+    ]
+    cells[-1]["source"] = CELLS[-1].replace("RUN", repr(str(path)))
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    (tmp_path / "small.ipynb").write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+    with lab(tmp_path) as address:
+        for _ in range(2):  # the second time the kernel is old and the page is new
+            run_all(lab_page, address, "small.ipynb", seconds=180)
+            assert lab_page.locator(".jupyter-widgets .progress-bar").count() == 1
+            eventually(lambda: "step" in str(figure(lab_page, "Loss")["lines"]) and figure(lab_page, "Spectrum") is not None, 90)
+            assert np.allclose(
+                curve(lab_page, "Spectrum", layer="projector"), np.exp(-np.arange(12) * (0.2 + 0.1 * np.log1p(40)))
+            )
+            slider = lab_page.get_by_role("slider").first
+            slider.focus()
+            slider.press("Home")
+            lab_page.get_by_text("Step 0, projector").wait_for()
+            eventually(lambda: np.allclose(curve(lab_page, "Spectrum", layer="projector"), np.exp(-np.arange(12) * 0.2)))
