@@ -39,7 +39,7 @@ bench: $(VENV)/bench.installed  ## speed beside the peers
 	for f in benchmarks/*.py; do $(BIN)/python $$f || exit 1; done
 
 check: $(VENV)/dev.installed  ## style, import rules, spelling, notebooks without outputs
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/codespell *.md workbench apps benchmarks notebooks tests && $(BIN)/nbstripout --verify notebooks/*.ipynb notebooks/papers/*.ipynb
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/codespell *.md workbench apps benchmarks notebooks tests && $(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb notebooks/papers/*.ipynb
 
 constraints: $(VENV)/dev.installed  ## write constraints.txt from what is installed
 	( head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -v @ | sed 's/+.*//' | tr A-Z_ a-z- | sort ) > constraints.new && mv constraints.new constraints.txt
