@@ -14,7 +14,7 @@ References:
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -319,6 +319,8 @@ SCALES = {
     "gpu": Scale({"name": "resnet18"}, 50_000, 2_000, 100, 512, 2e-3, 128, 90, 0.2),
 }
 
+VIEWS = {"crops": lambda images: Augment(), "redrawn": Rerender}
+"""What two views of a garment are: cropped and coloured, as in the paper, or drawn under two poses, lights and backgrounds."""
 
 DRAWN = ["rotation", "scale", "x", "y", "saturation", "value", "background_value", "frequency", "light"]
 """What redrawn views do not share, as far as a linear map can read it (angles that come full circle are left out)."""
@@ -332,10 +334,8 @@ def recipe(condition: str, *, scale: str = "cpu", seed: int = 0) -> tuple[Encode
     Raises:
         KeyError: If there is no such condition or scale.
     """
-    for name, known in [(condition, PUBLISHED), (scale, SCALES)]:
-        if name not in known:
-            raise KeyError(f"there is no {name!r}; there are {', '.join(known)}")
-    s = SCALES[scale]
+    s = _of(SCALES, scale)
+    _of(PUBLISHED, condition)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = backbone(**s.backbone)
@@ -350,20 +350,20 @@ def recipe(condition: str, *, scale: str = "cpu", seed: int = 0) -> tuple[Encode
     return Encoder(body, projector), objective
 
 
-VIEWS = {"redrawn": Rerender, "crops": lambda images: Augment()}
-"""What the two views of a garment are: drawn under two poses, lights and backgrounds, or cropped and coloured as SimCLR does."""
-
-
 def train(
-    condition: str, out: str | Path, *, scale: str = "cpu", views: str = "redrawn", seed: int = 0, progress: bool = True
+    condition: str, out: str | Path, *, scale: str = "cpu", views: str = "crops", seed: int = 0, progress: bool = True
 ) -> Run:
-    """Trains one condition into ``out/scale-views-condition-seed``, or goes on with, or opens, the run that is there."""
-    s = SCALES[scale]
+    """Trains one condition into ``out/scale-views-condition-seed``, or goes on with, or opens, the run that is there.
+
+    Raises:
+        KeyError: If there is no such condition, scale or kind of views.
+    """
+    s, views_of = _of(SCALES, scale), _of(VIEWS, views)
     model, objective = recipe(condition, scale=scale, seed=seed)
     trainer = Trainer(epochs=s.epochs, batch_size=s.batch_size, lr=s.lr, seed=seed)
     folder = Path(out) / f"{scale}-{views}-{condition.replace(' ', '-').lower()}-{seed}"
     images = _images(scale)[0]
-    return trainer.fit(model, objective, images, VIEWS[views](images), out=folder, resume=True, snapshots=8, progress=progress)
+    return trainer.fit(model, objective, images, views_of(images), out=folder, resume=True, snapshots=8, progress=progress)
 
 
 def measure(run: Run, *, scale: str = "cpu", step: int | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -391,7 +391,7 @@ def reproduce(
     out: str | Path,
     *,
     scale: str = "cpu",
-    views: str = "redrawn",
+    views: str = "crops",
     seeds: Sequence[int] = (0, 1, 2),
     conditions: Sequence[str] = tuple(PUBLISHED),
     progress: bool = True,
@@ -403,7 +403,12 @@ def reproduce(
     Returns:
         measures: Columns condition, seed, layer, measure, value; see :func:`measure`.
         spectra: Columns condition, seed, layer, rank, value.
+
+    Raises:
+        ValueError: If there is no seed or no condition.
     """
+    if not seeds or not conditions:
+        raise ValueError(f"name at least one seed and one condition, but got seeds={seeds} and conditions={conditions}")
     rows, curves = [raw_pixels(scale=scale).assign(condition="raw pixels", seed=seeds[0])], []
     labels = garments(SCALES[scale].held_out, split="test").factors["label"]
     chance = {"layer": "pixels", "measure": "linear", "value": labels.value_counts(normalize=True).max()}
@@ -434,9 +439,15 @@ def summary(measures: pd.DataFrame) -> pd.DataFrame:
     return wide.loc[order].assign(published=pd.Series(PUBLISHED)).fillna("")
 
 
+def _of(known: dict[str, Any], name: str) -> Any:
+    if name not in known:
+        raise KeyError(f"there is no {name!r}; there are {', '.join(known)}")
+    return known[name]
+
+
 @functools.lru_cache(maxsize=2)
 def _images(scale: str) -> tuple[Images, Images]:
-    s = SCALES[scale]
+    s = _of(SCALES, scale)
     return garments(s.images), garments(s.held_out, split="test")
 
 
