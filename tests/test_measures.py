@@ -89,13 +89,17 @@ def test_measures_are_invariant_to_what_they_declare_and_to_nothing_else(name):
         "order": (z[order], None if source is None else source[order]),
         "shift": (z + 0.2 * normal(d, seed=5), source),
         "duplication": (torch.cat([z, z]), twice),
+        "lengths": (z * (0.5 + torch.rand(n, 1, generator=torch.Generator().manual_seed(6))), source),
+        "columns": (z * torch.linspace(0.5, 2, d), source),  # that nothing declares
     }
     want = float(take(name, z, source))
     for change, (other, groups) in changed.items():
         off = abs(float(take(name, other, groups)) / want - 1)
         if change in MEASURES[name].invariances:
             assert off < 1e-9, f"{name} moved by {off:.1e} under {change}"
-        elif (name, change) not in {("numerical_rank", "shift"), ("numerical_rank", "duplication")}:  # an integer may stay
+        elif (name, change) not in {
+            ("numerical_rank", c) for c in ("shift", "duplication", "lengths", "columns")
+        }:  # an integer may stay
             assert off > 1e-9, f"{name} does not declare {change}, but did not change under it"
 
 

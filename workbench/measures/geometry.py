@@ -111,7 +111,7 @@ def lidar(z: Matrix | Groups, source: Sources | None = None, *, delta: float = 1
     return Measured(float(rank), name="LiDAR", n=int(counts.sum()), d=d, convention=how)
 
 
-@invariant_to("rotation", "order", "scale")
+@invariant_to("rotation", "order", "scale", "lengths")
 def alignment(z: Matrix | Groups, source: Sources | None = None) -> Measured:
     r"""Alignment: the mean squared distance of two views of an image on the unit sphere.
 
@@ -143,7 +143,7 @@ def alignment(z: Matrix | Groups, source: Sources | None = None) -> Measured:
     return Measured(total / pairs, name="alignment", n=int(counts.sum()), d=sums.shape[1], convention=how)
 
 
-@invariant_to("rotation", "order", "scale")
+@invariant_to("rotation", "order", "scale", "lengths")
 def uniformity(z: Matrix, *, t: float = 2.0) -> Measured:
     r"""Uniformity: the logarithm of the mean Gaussian potential of two rows on the unit sphere.
 
@@ -187,7 +187,7 @@ def uniformity_of_sphere(d: int, *, t: float = 2.0) -> float:
     return -2 * t + math.log(hyp0f1(d / 2, t**2))
 
 
-@invariant_to("order", "scale")
+@invariant_to("order", "scale", "lengths")
 def normalised_std(z: Matrix | Moments) -> Measured:
     r"""The standard deviation of each dimension of the L2-normalised rows, averaged over dimensions.
 

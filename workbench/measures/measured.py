@@ -5,7 +5,7 @@ from typing import Literal, TypeVar
 
 __all__ = ["Measured"]
 
-Change = Literal["scale", "rotation", "order", "shift", "duplication"]
+Change = Literal["scale", "rotation", "order", "shift", "duplication", "lengths"]
 F = TypeVar("F", bound=Callable)
 
 
@@ -58,7 +58,8 @@ def invariant_to(*changes: Change) -> Callable[[F], F]:
     """Declares which changes of the matrix leave a measure as it is; the contract test holds it to that, and to no more.
 
     ``scale``: multiplication by a positive number. ``rotation``: an orthogonal map of the columns. ``order``: of the rows.
-    ``shift``: the same vector added to every row. ``duplication``: every row twice.
+    ``shift``: the same vector added to every row. ``duplication``: every row twice. ``lengths``: multiplication of each row
+    by a positive number of its own.
     """
 
     def declare(measure: F) -> F:

@@ -247,7 +247,7 @@ def alpha_req(z: Matrix | Moments, *, first: int = 10, last: int = 100, centre: 
     return _measured("alpha-ReQ", -float((w * x) @ y / ((w * x) @ x)), z, how, value)
 
 
-@invariant_to("rotation", "order", "scale")
+@invariant_to("rotation", "order", "scale", "lengths")
 def selfcluster(z: Matrix | Moments) -> Measured:
     r"""SelfCluster: how much closer the directions of the rows are than directions drawn evenly from the sphere.
 
