@@ -42,7 +42,7 @@ def over_layers(
     Example:
         >>> over_layers({"backbone": torch.eye(4)}, rank=wb.rankme)[["layer", "measure", "value", "n", "d"]]
               layer measure   value  n  d
-        0  backbone    rank  4.0...  4  4
+        0  backbone    rank  4.000001  4  4
     """
     if not measures:
         raise ValueError("name at least one measure: over_layers(features, rankme=rankme, spectrum=spectrum).")
