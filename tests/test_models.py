@@ -569,3 +569,22 @@ def test_build_encoder_wires_the_projector(given, widths):
 def test_build_encoder_says_what_a_projector_is(given):
     with pytest.raises(ValueError, match=r"a projector is widths such as '2048-2048-128' or \[2048, 2048, 128\], but got"):
         build_encoder("convnet", given)
+
+
+def test_maps_of_one_pixel_get_the_right_gradient_in_half_precision():
+    """The weights beside the centre see zeros alone, so their gradient is zero."""
+    body, x = ConvNet(4, depth=4), torch.rand(32, 3, 4, 4)
+    with torch.no_grad():
+        plain = x
+        for stage in (body.stage1, body.stage2, body.stage3, body.stage4):
+            plain = stage(plain)
+    torch.testing.assert_close(body(x), plain.mean((2, 3)))
+    for _ in range(5):
+        body.zero_grad()
+        junk = [torch.full((200_000,), torch.nan) for _ in range(3)]
+        del junk  # what memory may hold
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            body(x.contiguous(memory_format=torch.channels_last)).square().sum().backward()
+        beside = body.stage4[0].weight.grad.clone()
+        beside[:, :, 1, 1] = 0
+        assert (beside == 0).all()
