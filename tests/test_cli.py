@@ -214,3 +214,15 @@ def test_ctrl_c_keeps_the_run_says_how_to_go_on_and_resume_ends_at_the_uninterru
     ours, theirs = stopped.model().state_dict(), wb.Run(tmp_path / "whole").model().state_dict()
     assert wb.Run(stopped.path).finished
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+
+
+def test_resuming_says_what_it_wants_where_it_cannot_go_on_by_itself(trained, tmp_path, capsys):
+    spec = json.loads((trained / "run.json").read_text())
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/run.json").write_text(json.dumps(spec))
+    assert main(["resume", str(tmp_path / "empty")]) == 1
+    assert "keeps no weights yet" in capsys.readouterr().err
+    spec["images"]["recipe"] = {"is": "workbench.data.folders:folder", "path": "/pictures"}
+    (tmp_path / "empty/run.json").write_text(json.dumps(spec))
+    assert main(["resume", str(tmp_path / "empty")]) == 1
+    assert "was trained on 'garments_train', which is not made again; pass the images" in capsys.readouterr().err

@@ -192,3 +192,35 @@ def test_half_a_gigabyte_of_features_needs_little_memory(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 120, f"grew by {done.stdout} MB"
+
+
+def test_the_table_of_a_store_is_as_suspect_as_its_matrices(model, images, tmp_path):
+    features = wb.extract(model, images, "backbone", progress=False)
+    for name in "abc":
+        features.save(tmp_path / name)
+    (tmp_path / "a/factors.parquet").rename(tmp_path / "secret.parquet")
+    (tmp_path / "a/factors.parquet").symlink_to(tmp_path / "secret.parquet")
+    with pytest.raises(ValueError, match="points outside its folder"):
+        wb.Features.load(tmp_path / "a")
+    (tmp_path / "b/factors.parquet").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"factors\.parquet is damaged"):
+        wb.Features.load(tmp_path / "b")
+    np.save(tmp_path / "c/backbone.npy", np.full((50, 1), b"word"))
+    with pytest.raises(ValueError, match=r"backbone\.npy is damaged"):
+        wb.Features.load(tmp_path / "c")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c", "secret.parquet"]
+
+
+def test_processes_wait_for_each_other_as_often_wherever_they_go_on_from(model, images, tmp_path, monkeypatch):
+    """One that has nothing left to do must meet the others, or they would wait for ever."""
+    import workbench.features
+
+    waits, finish = [], workbench.features._finish
+    monkeypatch.setattr(workbench.features, "_barrier", lambda: waits.append(1))
+    monkeypatch.setattr(workbench.features, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        wb.extract(model, images, LAYERS, out=tmp_path / "store", progress=False)
+    all_to_do, waits[:] = len(waits) + 1, []
+    monkeypatch.setattr(workbench.features, "_finish", finish)
+    wb.extract(model, images, LAYERS, out=tmp_path / "store", progress=False)
+    assert len(waits) == all_to_do

@@ -76,3 +76,14 @@ def test_own_images_are_halved(run):
     images = wb.garments(200, seed=9)
     tables = wb.replay(run, images, steps=[0], layers=["backbone"], n=64, progress=False)
     assert set(tables["measures"]["n"]) == {64} and set(tables["measures"]["step"]) == {0}
+
+
+def test_another_factor_is_measured_anew(run):
+    def knn(factor):
+        table = wb.replay(run, layers=["backbone"], steps=[0], n=64, factor=factor, progress=False)["measures"]
+        assert set(table["factor"]) == {factor}
+        return "knn" in set(table["measure"])
+
+    assert knn("label")
+    assert not knn("nobody")  # no such column, no neighbours
+    assert knn("label")

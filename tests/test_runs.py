@@ -265,3 +265,52 @@ def test_images_drawn_here_are_drawn_again(tmp_path):
     )
     with pytest.raises(ValueError, match="differs from what"):
         changed.images()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"total": "x"},
+        {"images": None},
+        {"images": {"recipe": [1]}},
+        {"images": {"recipe": {"is": "workbench.data.wardrobe:garments", "n": 8}}},
+        {"images": {"recipe": {"is": "workbench.models.convnet:ConvNet"}}},
+        {"model": {"is": 5}, "objective": ["a"]},
+    ],
+    ids=str,
+)
+def test_a_record_of_nonsense_is_an_error_that_hides_no_other_run(run, parts):
+    strange = rewrite(run, **parts)
+    make(run.path.parent / "sound")
+    assert set(wb.runs(run.path.parent)["run"]) == {"run", "sound"}
+    with pytest.raises(ValueError, match="pass the images"):
+        strange.images()
+    if "images" in parts:
+        with pytest.raises(ValueError, match=r"run\.json is damaged"):
+            strange.objective()
+
+
+def test_a_record_that_is_too_deep_is_damaged(run):
+    (run.path / "run.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="is damaged"):
+        wb.Run(run.path)
+    assert "is damaged" in wb.runs(run.path.parent)["error"].item()
+
+
+def test_a_record_of_images_reads_no_weights_from_elsewhere(run, tmp_path, monkeypatch):
+    import workbench.models.pretrained
+
+    monkeypatch.setattr(workbench.models.pretrained, "load_weights", lambda *_a, **_k: pytest.fail("a file was read"))
+    network = {"is": "workbench.models.pretrained:Timm", "name": "test_vit", "checkpoint": str(tmp_path / "any.pth")}
+    recipe = {"is": "workbench.data.correlation:correlate", "images": network, "a": "x", "b": "y"}
+    with pytest.raises(Exception, match="factors"):
+        rewrite(run, images={"recipe": recipe}).images()
+
+
+def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(run):
+    half = [run.path / "last/.part-abc", run.path / "weights/.part-def"]
+    for path in half:
+        path.write_bytes(b"half")
+    run.forget_after(2)
+    assert run.metrics["step"].tolist() == [1, 2]
+    assert not any(path.exists() for path in half)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -211,6 +212,13 @@ def test_messages_say_what_to_do(whole, tmp_path):
         wb.Trainer(batch_size=1)
     with pytest.raises(ValueError, match="warmup must lie between 0 and 1, but is 5"):
         wb.Trainer(warmup=5)
+    with pytest.raises(ValueError, match="epochs must be a whole number, but is 1.5"):
+        wb.Trainer(epochs=1.5)
+    with pytest.raises(ValueError, match="device must be one of auto, cpu, cuda, but is 'cuda:1'"):
+        wb.Trainer(device="cuda:1")  # which would train on another
+    with pytest.raises(ValueError, match="log_every is a number of steps, at least 1, but is 0"):
+        trainer.fit(*parts, out=tmp_path / "run", log_every=0)
+    assert not (tmp_path / "run").exists()
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="sees no GPU"):
             wb.Trainer(device="cuda")
@@ -356,3 +364,46 @@ def test_views_without_randomness_and_plain_views_type():
     trainer, (model, _, images, _) = setup()
     step = next(trainer.steps(model, wb.SimSiam(), images, Same()))
     assert torch.isfinite(step.terms["loss"])
+
+
+def test_a_view_maker_that_cannot_be_described_does_not_hinder_resuming(tmp_path):
+    class Scaled:
+        def __init__(self, factor):
+            self._factor = factor
+
+        def __call__(self, pixels, index):
+            return Views([pixels.float() / 255 * self._factor] * 2, index)
+
+    for resume in (False, True):
+        trainer, (model, _, images, _) = setup(epochs=1)
+        trainer.fit(model, wb.SimCLR(), images, Scaled(0.5), out=tmp_path / "run", resume=resume, progress=False)
+
+
+def test_a_machine_without_git_trains(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    trainer, parts = setup(epochs=1)
+    run = trainer.fit(*parts, out=tmp_path / "run", progress=False)
+    assert run.finished and run.spec["made"]["commit"] is None
+
+
+def test_processes_look_for_the_run_before_the_first_of_them_makes_it(tmp_path, monkeypatch):
+    from accelerate import Accelerator
+
+    seen = []
+    monkeypatch.setattr(Accelerator, "wait_for_everyone", lambda _: seen.append((tmp_path / "run/run.json").exists()))
+    trainer, parts = setup(epochs=1)
+    trainer.fit(*parts, out=tmp_path / "run", resume=True, progress=False)
+    assert seen == [False, True]
+
+
+def test_several_processes_stop_after_the_same_step(monkeypatch):
+    import workbench.train
+
+    def stops(number, asked):
+        recorder = SimpleNamespace(log_every=5, training=SimpleNamespace(device="cpu"))
+        return workbench.train._Recorder.stops(recorder, SimpleNamespace(number=number), asked)
+
+    assert stops(3, True) and not stops(3, False)
+    monkeypatch.setattr(workbench.train, "world", lambda: 2)
+    monkeypatch.setattr(workbench.train, "from_first", lambda _: torch.tensor(1.0))  # the first process was asked to
+    assert [stops(k, asked) for k in range(4, 7) for asked in (False, True)] == [False, False, True, True, False, False]

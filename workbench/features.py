@@ -7,9 +7,11 @@ than the rows in hand.
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
+import tempfile
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,10 +75,15 @@ class Features(Mapping[str, Tensor]):
     def save(self, folder: str | Path) -> None:
         """Writes the store, whole or not at all."""
         folder = Path(folder)
-        part = _fresh(folder.with_name(folder.name + ".part"))
-        for name, z in self.layers.items():
-            np.save(part / _file(name), z.numpy())
-        _finish(part, folder, self.factors, {})
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))  # others may be saving the same
+        part.chmod(0o755)
+        try:
+            for name, z in self.layers.items():
+                np.save(part / _file(name), z.numpy())
+            _finish(part, folder, self.factors, {})
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Features":
@@ -89,15 +96,18 @@ class Features(Mapping[str, Tensor]):
         folder = Path(folder)
         if not (folder / "factors.parquet").exists():
             raise FileNotFoundError(f"{folder} holds no features: it has no factors.parquet")
-        layers = {}
-        for path in sorted(folder.glob("*.npy")):
+        layers, factors = {}, pd.DataFrame()
+        for path in (*sorted(folder.glob("*.npy")), folder / "factors.parquet"):
             if path.resolve().parent != folder.resolve():
                 raise ValueError(f"{path} points outside its folder; it is not read")
             try:
-                layers[urllib.parse.unquote(path.stem)] = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
-            except (ValueError, OSError) as error:
-                raise ValueError(f"{path} is damaged ({error}); delete it and take the features again") from error
-        return cls(layers, pd.read_parquet(folder / "factors.parquet"))
+                if path.suffix == ".npy":
+                    layers[urllib.parse.unquote(path.stem)] = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+                else:
+                    factors = pd.read_parquet(path)
+            except Exception as error:  # NumPy, torch and Arrow each raise kinds of their own
+                raise ValueError(f"{path} is damaged ({error}); delete the folder and take the features again") from error
+        return cls(layers, factors)
 
 
 def extract(
@@ -268,7 +278,7 @@ class _Disk:
             known = self.part / "store.json"
             if not known.exists() or json.loads(known.read_text()) != self.key:
                 _fresh(self.part)
-                known.write_text(json.dumps(self.key))
+                _write(known, self.key)
         _barrier()
         return tuple(json.loads(self.mark.read_text())) if self.mark.exists() else (first, 1)
 
@@ -278,21 +288,15 @@ class _Disk:
                 self.files[name] = self._open(name, images * copies, z.shape[1])
             fd, offset = self.files[name]
             os.pwrite(fd, np.ascontiguousarray(z.numpy(), dtype="<f4").data, offset + image * copies * z.shape[1] * 4)
-        after = self.mark.with_suffix(".new")
-        after.write_text(json.dumps([image + len(z) // copies, copies]))
-        after.replace(self.mark)
+        _write(self.mark, [image + len(z) // copies, copies])
 
     def _open(self, name: str, rows: int, width: int) -> tuple[int, int]:
-        path = self.part / _file(name)
-        if rank() == 0 and not path.exists():
-            with path.open("wb") as f:
-                np.lib.format.write_array_header_1_0(f, {"descr": "<f4", "fortran_order": False, "shape": (rows, width)})
-                f.truncate(f.tell() + rows * width * 4)
-        _barrier()
-        with path.open("rb") as f:
-            np.lib.format.read_magic(f)
-            np.lib.format.read_array_header_1_0(f)
-            return os.open(path, os.O_WRONLY), f.tell()
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (rows, width)})
+        fd = os.open(self.part / _file(name), os.O_WRONLY | os.O_CREAT, 0o644)
+        os.pwrite(fd, header.getvalue(), 0)  # the same from every process, so that none waits for another
+        os.ftruncate(fd, header.tell() + rows * width * 4)
+        return fd, header.tell()
 
     def close(self) -> None:
         for fd, _ in self.files.values():
@@ -317,11 +321,16 @@ def _finish(part: Path, folder: Path, factors: pd.DataFrame, key: dict) -> None:
     part.rename(folder)
 
 
-def _fresh(folder: Path) -> Path:
+def _fresh(folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    return folder
+
+
+def _write(path: Path, content: dict | list) -> None:
+    after = path.with_suffix(".new")
+    after.write_text(json.dumps(content))
+    after.replace(path)
 
 
 def _file(layer: str) -> str:

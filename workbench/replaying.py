@@ -33,8 +33,9 @@ def replay(
 ) -> dict[str, pd.DataFrame]:
     """Measures every kept step of ``run`` and returns (and keeps) its tables ``spectrum`` and ``measures``.
 
-    What was measured before, on the same images, is not measured again, and what is measured is kept at once: it can be
-    stopped and called again. The last step comes first, then the first, then those between.
+    What was measured before, on the same images with the same factor, is not measured again; other images or another factor
+    replace it. What is measured is kept at once: it can be stopped and called again. The last step comes first, then the
+    first, then those between.
 
     Arguments:
         images: Where to measure. Without them, images like those of the training are drawn: the neighbours are looked for
@@ -51,7 +52,8 @@ def replay(
     layers = list(layers or main_layers(run.model()))
     wanted = list(steps if steps is not None else run.steps)
     wanted = [*wanted[-1:], *wanted[:-1]]
-    tables = {name: _kept(run, name, digest(held_out)) for name in ("spectrum", "measures")}
+    about = {"images": digest(held_out), "factor": factor}
+    tables = {name: _kept(run, name, about) for name in ("spectrum", "measures")}
     done = {(s, name) for s, name in zip(tables["measures"]["step"], tables["measures"]["layer"], strict=True)}
     for step in tqdm(
         [s for s in wanted if any((s, name) not in done for name in layers)], desc="replay", unit="step", disable=not progress
@@ -62,7 +64,7 @@ def replay(
         new = {"spectrum": _spectra(seen), "measures": _measures(seen, known, factor)}
         for name, table in tables.items():
             stale = (table["step"] == step) & table["layer"].isin(layers)
-            new[name] = new[name].assign(step=step, images=digest(held_out))
+            new[name] = new[name].assign(step=step, **about)
             joined = pd.concat([table[~stale], new[name]], ignore_index=True) if len(table) else new[name]
             tables[name] = joined.sort_values("step", kind="stable", ignore_index=True)
             run.write_table(name, tables[name])
@@ -97,8 +99,8 @@ def _parts(run: Run, images: Images | None, n: int) -> tuple[Images, Images]:
     return bank[: min(n, half)], bank[half : half + n]
 
 
-def _kept(run: Run, name: str, images: str) -> pd.DataFrame:
+def _kept(run: Run, name: str, about: dict[str, str]) -> pd.DataFrame:
     table = run.table(name)
-    if table is None:
-        return pd.DataFrame(columns=["step", "layer", "images"])
-    return table[table["images"] == images]
+    if table is None or not {"step", "layer", *about} <= set(table):
+        return pd.DataFrame(columns=["step", "layer", *about])
+    return table[(table[list(about)] == pd.Series(about)).all(axis=1)]

@@ -46,7 +46,7 @@ class Run:
             raise FileNotFoundError(f"{self.path} is no run: {there}")
         try:
             self.spec: dict[str, Any] = json.loads(self._inside("run.json").read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{self.path / 'run.json'} is damaged: {error}") from error
         if not isinstance(self.spec, dict):
             raise ValueError(f"{self.path / 'run.json'} must hold an object, but holds {type(self.spec).__name__}")
@@ -76,12 +76,13 @@ class Run:
     @property
     def steps(self) -> list[int]:
         """The steps whose weights were kept, in order."""
-        return sorted(int(p.stem) for p in (self.path / "weights").glob("*.safetensors") if p.stem.isdigit())
+        return sorted(int(p.stem) for p in (self.path / "weights").glob("*.safetensors") if p.stem.isdecimal())
 
     @property
     def finished(self) -> bool:
         """Whether training came to its planned end."""
-        return bool(self.steps) and self.steps[-1] >= self.spec.get("total", 0)
+        total = self.spec.get("total", 0)
+        return bool(self.steps) and isinstance(total, int) and self.steps[-1] >= total
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -101,7 +102,9 @@ class Run:
             f.write(json.dumps(values) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drops metrics beyond ``step``: they are about to be written again."""
+        """Drops metrics beyond ``step``, which are about to be written again, and the half files of a killed process."""
+        for half in (*self.path.glob("weights/.part-*"), *self.path.glob("last/.part-*")):
+            half.unlink(missing_ok=True)
         kept = [row for row in self.metrics.to_dict("records") if row["step"] <= step]
         lines = (json.dumps({k: v for k, v in row.items() if v == v}) + "\n" for row in kept)
         write(self._inside("metrics.jsonl"), "".join(lines).encode())
@@ -121,7 +124,7 @@ class Run:
             KeyError: If the weights of that step were not kept.
             ValueError: If the file is damaged, or the record asks for a class that is not trusted.
         """
-        model = self._built("model") if into is None else into
+        model = self.built("model") if into is None else into
         self._load(model, read_tensors(self._inside("weights", f"{self._step(step):08d}.safetensors")), "weights")
         return model.eval()
 
@@ -132,7 +135,7 @@ class Run:
             FileNotFoundError: If the run keeps no checkpoint.
         """
         step, tensors, _ = self.checkpoint()
-        model, objective = self._built("model"), self._built("objective")
+        model, objective = self.built("model"), self.built("objective")
         self._load(model, {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, f"checkpoint {step}")
         objective.begin(model, self._sample(model))
         self._load(objective, {k[10:]: v for k, v in tensors.items() if k.startswith("objective.")}, f"checkpoint {step}")
@@ -147,17 +150,23 @@ class Run:
         Raises:
             ValueError: If they came from elsewhere; pass them yourself to what asked for them.
         """
+        from workbench.data.images import Images
         from workbench.features import digest
-        from workbench.spec import build
+        from workbench.spec import build, without_weights
 
-        spec = self.spec.get("images", {})
-        if not spec.get("recipe"):
-            raise ValueError(
-                f"{self.path} was trained on {spec.get('name', 'unknown images')!r}, which it cannot make again; pass the images"
-            )
-        images = build(spec["recipe"] | changes, allow=self.allow)
-        if not changes and digest(images) != spec["digest"]:
-            raise ValueError(f"{spec['name']} as drawn now differs from what {self.path} was trained on; pass the images")
+        spec = self._recorded("images")
+        name, recipe = spec.get("name", "unknown images"), spec.get("recipe")
+        if not isinstance(recipe, dict):
+            raise ValueError(f"{self.path} was trained on {name!r}, which it cannot make again; pass the images")
+        try:
+            with without_weights():
+                images = build(recipe | changes, allow=self.allow)
+        except ValueError as error:
+            raise ValueError(f"{self.path} was trained on {name!r}, which is not made again; pass the images: {error}") from error
+        if not isinstance(images, Images):
+            raise ValueError(f"the images of {self.path} are recorded as a {type(images).__name__}; pass the images")
+        if not changes and digest(images) != spec.get("digest"):
+            raise ValueError(f"{name} as drawn now differs from what {self.path} was trained on; pass the images")
         return images
 
     def features(
@@ -195,7 +204,7 @@ class Run:
         """Writes all that resuming needs, as one file; the one before is kept, older ones go."""
         path = self._inside("last", f"{step:08d}.safetensors")
         write_tensors(path, tensors, about)
-        for old in sorted(p for p in path.parent.glob("*.safetensors") if p.stem.isdigit() and int(p.stem) <= step)[:-2]:
+        for old in sorted(p for p in path.parent.glob("*.safetensors") if p.stem.isdecimal() and int(p.stem) <= step)[:-2]:
             old.unlink()
         return path
 
@@ -226,7 +235,12 @@ class Run:
             raise KeyError(f"{self.path} keeps no weights of step {step}; it keeps {', '.join(map(str, steps))}")
         return steps[-1] if step is None else step
 
-    def _built(self, part: str) -> Any:
+    def built(self, part: str) -> Any:
+        """Returns the ``"model"``, ``"objective"``, ``"views"`` or ``"trainer"`` that the record describes, made anew.
+
+        Raises:
+            ValueError: If it is not recorded, or asks for a class that is not trusted.
+        """
         from workbench.spec import build, without_weights
 
         spec = self.spec.get(part)
@@ -246,8 +260,15 @@ class Run:
     def _sample(self, model: nn.Module) -> Any:
         from workbench.objectives.base import sample_embedding
 
-        channels, height, width = self.spec["images"]["shape"]
+        try:
+            channels, height, width = self._recorded("images")["shape"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.path} does not say of what shape its images were: run.json is damaged") from error
         return sample_embedding(model, channels, height, width)
+
+    def _recorded(self, part: str) -> dict[str, Any]:
+        spec = self.spec.get(part)
+        return spec if isinstance(spec, dict) else {}
 
     def _inside(self, *parts: str) -> Path:
         path = self.path.joinpath(*parts)
@@ -271,7 +292,7 @@ def runs(folder: str | Path = "runs") -> pd.DataFrame:
             run = Run(path.parent)
             last = run.metrics.iloc[-1].to_dict() if len(run.metrics) else {}
             rows.append({"run": str(path.parent.relative_to(folder)), "finished": run.finished, **_flat(run.spec), **last})
-        except ValueError as error:
+        except Exception as error:  # one damaged run, whatever is wrong with it, must not hide the others
             rows.append({"run": str(path.parent.relative_to(folder)), "finished": False, "error": str(error)})
     return pd.DataFrame(rows)
 
@@ -282,7 +303,8 @@ def _flat(spec: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value.rpartition(":")[2] if key == "is" else value if not isinstance(value, list) else str(value)
+            short = str(value).rpartition(":")[2] if key == "is" else value
+            flat[prefix + key] = str(short) if isinstance(short, list) else short
     return flat
 
 

@@ -7,6 +7,7 @@ a run that was stopped anywhere goes on to the very weights it would have had.
 import json
 import math
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -109,7 +110,7 @@ class Trainer:
     def __post_init__(self) -> None:
         _one_of("optimizer", self.optimizer, ("adamw", "sgd", "lars"))
         _one_of("precision", self.precision, ("auto", "bf16", "fp32"))
-        _one_of("device", self.device.partition(":")[0], ("auto", "cpu", "cuda"))
+        _one_of("device", self.device, ("auto", "cpu", "cuda"))
         for name, low, high in [
             ("epochs", 1, 1e9),
             ("batch_size", 2, 1e9),
@@ -120,7 +121,9 @@ class Trainer:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} must lie between {low:g} and {high:g}, but is {value}")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            if name in ("epochs", "batch_size") and value != int(value):
+                raise ValueError(f"{name} must be a whole number, but is {value}")
+        if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError('device is "cuda", but torch sees no GPU here; use device="auto" or "cpu"')
 
     def total(self, images: Images) -> int:
@@ -186,9 +189,13 @@ class Trainer:
             KeyboardInterrupt: After Ctrl-C, with the checkpoint written; the message says how to go on.
         """
         out = Path(out)
+        if log_every < 1:
+            raise ValueError(f"log_every is a number of steps, at least 1, but is {log_every}")
         training = self.steps(model, objective, images, views)
         spec = json.loads(json.dumps(self._record(training)))
-        if resume and (out / "run.json").exists():
+        goes_on = resume and (out / "run.json").exists()
+        training.accelerator.wait_for_everyone()  # all have looked before the first process makes the folder
+        if goes_on:
             run = Run(out)
             _same(run, spec)
             training.load(run)
@@ -398,7 +405,7 @@ class _Recorder:
                         self.run.save(t.model, step.number)
                     if time.monotonic() - self.saved > self.seconds or step.number == t.total:
                         self.checkpoint()
-                    if interrupted.is_set() or (minutes is not None and self.all_agree(time.monotonic() > over)):
+                    if self.stops(step, interrupted.is_set() or time.monotonic() > over):
                         break
             except NotFinite as error:
                 good = sorted((self.run.path / "last").glob("*.safetensors"))
@@ -418,9 +425,11 @@ class _Recorder:
                 self.run.save(t.model, t.number)
         return self.run
 
-    def all_agree(self, it: bool) -> bool:  # noqa: FBT001
-        """Returns what the first process thinks, so that all of several stop after the same step."""
-        return bool(from_first(torch.tensor(float(it), device=self.training.device)))
+    def stops(self, step: Step, asked: bool) -> bool:  # noqa: FBT001
+        """Whether to stop after ``step``; of several processes, which must take the same steps, the first decides as it logs."""
+        if world() == 1:
+            return asked
+        return step.number % self.log_every == 0 and bool(from_first(torch.tensor(float(asked), device=self.training.device)))
 
     def log(self, step: Step, bar: tqdm) -> None:
         t = self.training
@@ -528,7 +537,8 @@ def _described(thing: object) -> Any:
     try:
         return describe(thing)
     except TypeError as error:
-        return {"repr": repr(thing)[:2000], "why": str(error)}
+        said = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(thing))  # where it lies in memory is another place when resumed
+        return {"repr": said[:2000], "why": str(error)}
 
 
 def _same(run: Run, spec: dict[str, Any]) -> None:
@@ -547,5 +557,9 @@ def _same(run: Run, spec: dict[str, Any]) -> None:
 
 
 def _commit() -> str | None:
-    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    here = Path(__file__).parent
+    try:
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=here, check=False)
+    except OSError:  # no git on this machine
+        return None
     return asked.stdout.strip() or None

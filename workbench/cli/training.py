@@ -105,12 +105,11 @@ def resume(args: argparse.Namespace) -> None:
     workbench resume runs/mine
     """
     from workbench.run import Run
-    from workbench.spec import build
 
     run = Run(args.run, allow=args.allow)
     images = given_images(args, run) or run.images()
-    trainer, objective, views = (build(run.spec[part], allow=args.allow) for part in ("trainer", "objective", "views"))
-    start = run.model(run.steps[0])  # the checkpoint replaces its weights, where there is one
+    trainer, objective, views = (run.built(part) for part in ("trainer", "objective", "views"))
+    start = run.model(min(run.steps, default=None))  # the checkpoint replaces its weights, where there is one
     record = {"out": run.path, "resume": True, "minutes": args.minutes, "progress": not args.no_progress}
     _summarise(trainer.fit(start, objective, images, views, **record))
 
