@@ -276,7 +276,7 @@ def lab(folder: Path) -> Iterator[str]:
     env = {"JUPYTER_CONFIG_DIR": str(folder / ".config"), "JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings")}
     env |= {"JUPYTERLAB_WORKSPACES_DIR": str(folder / ".workspaces"), "JUPYTER_RUNTIME_DIR": str(folder / ".runtime")}
     with started(
-        [sys.executable, "-m", "jupyter", "lab", *options, "--LabApp.news_url=None"], port, env=env, cwd=folder
+        [sys.executable, "-m", "jupyter", "lab", *options, "--LabApp.news_url=None"], port, folder / ".log", env=env, cwd=folder
     ) as address:
         yield address
 
@@ -285,7 +285,9 @@ def run_all(page, address: str, name: str, *, seconds: float) -> None:
     """Opens a notebook, runs every cell, and waits until the last has run."""
     page.goto(f"{address}/lab/tree/{name}")
     page.locator(".jp-Notebook").wait_for()
-    page.get_by_text("Idle").first.wait_for()
+    page.get_by_text("| Idle").wait_for()
+    kernel = page.get_by_role("button", name="Select", exact=True)  # asked for where the run comes before the kernel
+    page.add_locator_handler(kernel, lambda: kernel.click())
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     prompts = page.locator(".jp-CodeCell .jp-InputPrompt")
