@@ -5,7 +5,8 @@ made in a fresh process, rounds alternate between the contenders, and medians ar
 on one thread unless told otherwise, and the memory needed beyond the features.
 
 - ``rankme`` ...: one number; ``seven measures``: RankMe, effective rank (both), participation ratio, stable rank, NESum
-  and alpha-ReQ by ``over_layers``, which need two spectra, centred and not; ``float64``: of features stored so.
+  and alpha-ReQ by ``over_layers``, which need two spectra, centred and not (with numpy, two decompositions); ``float64``: of
+  features stored so.
 - ``numpy svd values``: ``numpy.linalg.svd(z, compute_uv=False)``, the fair one, of which the ratios are; ``numpy svd thin`` with
   the vectors (``full_matrices=False``), as public codes call it; ``torch svdvals float64`` is the workbench's precision.
 
