@@ -1014,3 +1014,11 @@ def test_correlate_gives_images():
             correlate(images, **{"a": "x", "b": "y", **wrong})
     with pytest.raises(ValueError, match="'scale' is 0.52 for every image"):
         correlate(sprites(20, scales=1), "scale", "x")
+
+
+def test_a_mask_is_a_mask_of_whatever_kind():
+    images = Images(torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1), pd.DataFrame({"label": range(5)}), "five")
+    mask = [False, True, False, True, True]
+    for rows in (mask, np.array(mask), torch.tensor(mask)):
+        assert images.at(rows).flatten().tolist() == [1, 3, 4]
+        assert images[rows].factors["label"].tolist() == [1, 3, 4]

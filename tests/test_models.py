@@ -588,3 +588,11 @@ def test_maps_of_one_pixel_get_the_right_gradient_in_half_precision():
         beside = body.stage4[0].weight.grad.clone()
         beside[:, :, 1, 1] = 0
         assert (beside == 0).all()
+
+
+def test_processes_keep_the_same_dimensions_of_a_batch(monkeypatch):
+    import workbench.models.fixed
+
+    monkeypatch.setattr(workbench.models.fixed, "from_first", lambda x: torch.arange(len(x)).flip(0))  # what the first drew
+    kept = workbench.models.fixed.FixedProjector(4, 2, kind="resampled").train()(torch.arange(4.0)[None])
+    assert kept.tolist() == [[3, 2]]

@@ -155,8 +155,10 @@ class Images:
         return Picked(self.pixels, numbers)
 
     def at(self, rows: Sequence[int] | np.ndarray | Tensor) -> Tensor:
-        """Returns the pixels (uint8, n C H W) of some rows, on the device of the pixels."""
-        rows = rows if isinstance(rows, Tensor) else torch.tensor(np.asarray(rows), dtype=torch.int64)
+        """Returns the pixels (uint8, n C H W) of row numbers or of a mask, on the device of the pixels."""
+        if not isinstance(rows, Tensor):
+            numbers = np.asarray(rows)
+            rows = torch.from_numpy(np.flatnonzero(numbers) if numbers.dtype == bool else numbers.astype(np.int64))
         if isinstance(self.pixels, Tensor):
             return self.pixels[rows.to(self.pixels.device)]
         return torch.from_numpy(np.require(self.pixels[rows.cpu().numpy()], requirements=["C", "W"]))

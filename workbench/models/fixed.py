@@ -10,6 +10,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from workbench.distributed import from_first
+
 __all__ = ["FixedProjector"]
 
 KINDS = ("diagonal", "orthogonal", "resampled")
@@ -50,4 +52,7 @@ class FixedProjector(nn.Module):
             return h @ self.directions
         if self.kind == "diagonal":
             return h[:, : self.dim]
-        return h[:, torch.randperm(self.width, device=h.device)[: self.dim]] if self.training else h
+        if not self.training:
+            return h
+        kept = from_first(torch.randperm(self.width, device=h.device))[: self.dim]  # all processes keep the same
+        return h[:, kept]
