@@ -112,6 +112,14 @@ def test_measures_refuse_what_is_not_finite(name, bad):
         take(name, z, source)
 
 
+@pytest.mark.parametrize("curve", [spectrum, singular_values, numerical_floor, Moments.of], ids=lambda f: f.__name__)
+def test_curves_refuse_what_is_not_finite(curve):
+    z = decaying()
+    z[17, 3] = math.nan
+    with pytest.raises(ValueError, match="first row 17"):
+        curve(z)
+
+
 @pytest.mark.parametrize("name", sorted(MEASURES))
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 4), (0, 4), (4, 0)])
 def test_measures_refuse_what_is_no_matrix(name, shape):
@@ -227,6 +235,7 @@ def test_a_cliff_ends_at_the_floor_of_the_precision():
     assert table["value"][7] > 1e10 * floor
     assert numerical_floor(normal(1000, 64, dtype=torch.float32), normalise=False) == pytest.approx(math.exp(-35), rel=0.6)
     assert numerical_floor(z.double(), normalise=False) < 1e-10 * floor
+    assert numerical_floor(Moments.of(z), normalise=False) > 10 * floor  # sums of squares see less far
 
 
 # --- ranks ----------------------------------------------------------------------------------------------------------
@@ -411,6 +420,13 @@ def test_products_in_single_precision_are_taken_only_where_they_do(measure, kind
     else:
         assert float(got) == pytest.approx(float(want), rel=1e-6)
     assert kind != "collapsed" or got == want
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e18, 1e30])
+def test_products_in_single_precision_keep_to_its_range(scale, monkeypatch):
+    monkeypatch.setattr(moments, "LARGE", 0)
+    z = decaying(2000, 50).float()
+    assert rankme(scale * z) == pytest.approx(rankme(z), rel=1e-6)
 
 
 def test_products_in_single_precision_are_of_many_numbers_alone(monkeypatch):

@@ -5,62 +5,23 @@ pipelines) that compute in torch, where the features are, in their own precision
 they learn from the training rows alone. :func:`probe_layers` reads every factor from every layer in one call.
 """
 
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from workbench.estimators import Estimator, Labels, Matrix, accuracy, as_classes, as_matrix, as_numbers, narrow, standardise
 from workbench.logistic import softmax_regression
 from workbench.measures.moments import gram
 
 __all__ = ["KNNProbe", "LinearProbe", "RidgeProbe", "probe_layers"]
 
-Matrix = Float[Tensor, "n d"] | Float[np.ndarray, "n d"]
-Labels = Sequence | np.ndarray | Tensor | pd.Series
 
-
-class _Probe:
-    """The part of scikit-learn's contract that every probe keeps."""
-
-    kind = "classifier"
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002 (scikit-learn's signature)
-        """Returns the settings by name; ``deep`` is scikit-learn's and changes nothing."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-
-    def set_params(self, **settings: Any) -> Self:
-        """Changes settings by name and returns itself."""
-        for name, value in settings.items():
-            if name not in self.get_params():
-                raise ValueError(f"{type(self).__name__} has no setting {name!r}; it has {', '.join(self.get_params())}.")
-            setattr(self, name, value)
-        return self
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.get_params().items())})"
-
-    def __sklearn_tags__(self) -> object:
-        from sklearn.utils import ClassifierTags, RegressorTags, Tags, TargetTags
-
-        classifies = self.kind == "classifier"
-        target = TargetTags(required=True, multi_output=not classifies)
-        tags = {"classifier_tags": ClassifierTags()} if classifies else {"regressor_tags": RegressorTags()}
-        return Tags(estimator_type=self.kind, target_tags=target, **tags)
-
-    def _known(self) -> None:
-        if not hasattr(self, "n_features_in_"):
-            from sklearn.exceptions import NotFittedError
-
-            raise NotFittedError(f"this {type(self).__name__} has seen no data: call fit(features, targets) first.")
-
-
-class LinearProbe(_Probe):
+class LinearProbe(Estimator):
     r"""Multinomial logistic regression on standardised features, fitted by preconditioned L-BFGS.
 
     The loss is scikit-learn's, :math:`C \sum_i \text{loss}_i + \frac12 \lVert W \rVert^2` with a free bias, so ``C`` means the
@@ -94,13 +55,13 @@ class LinearProbe(_Probe):
         Raises:
             ValueError: If the rows are not finite, do not match ``y``, or are of one class.
         """
-        x, (self.classes_, y) = _matrix(X), _classes(y, len(X))
+        x, (self.classes_, y) = as_matrix(X), as_classes(y, len(X))
         y = y.to(x.device)
         grid = [float(self.C)] if np.isscalar(self.C) else sorted(float(c) for c in self.C)
         if not grid or grid[0] <= 0:
             raise ValueError(f"C must be positive, or several positive numbers, but is {self.C!r}.")
         self.C_ = grid[0] if len(grid) == 1 else self._choose(x, y, grid)
-        columns, self.mean_, self.scale_ = _standardise(x)
+        columns, self.mean_, self.scale_ = standardise(x)
         (theta,), self.n_iter_ = self._solve(columns, y, [self.C_])
         self.coef_, self.intercept_, self.n_features_in_ = theta[:, :-1], theta[:, -1], x.shape[1]
         return self
@@ -108,7 +69,7 @@ class LinearProbe(_Probe):
     def _choose(self, x: Tensor, y: Tensor, grid: list[float]) -> float:
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.seed)).to(x.device)
         held, kept = order[: len(x) // 5], order[len(x) // 5 :]
-        inner, mean, scale = _standardise(x[kept])
+        inner, mean, scale = standardise(x[kept])
         outer = (x[held] - mean) / scale
         found, _ = self._solve(inner, y[kept], grid)
         scores = [float(((outer @ t[:, :-1].T + t[:, -1]).argmax(1) == y[held]).float().mean()) for t in found]
@@ -116,7 +77,7 @@ class LinearProbe(_Probe):
 
     def _solve(self, x: Tensor, y: Tensor, grid: list[float]) -> tuple[list[Tensor], int]:
         k = len(self.classes_)
-        x, back = _narrow(x)
+        x, back = narrow(x)
         penalties = [(2 if k == 2 else 1) / (c * len(y)) for c in grid]
         found, passes = softmax_regression(x, y, classes=k, penalties=penalties, tol=self.tol, max_iter=self.max_iter)
         return [torch.cat([back(t[:, :-1]), t[:, -1:]], 1) for t in found], passes
@@ -136,14 +97,14 @@ class LinearProbe(_Probe):
 
     def score(self, X: Matrix, y: Labels) -> float:
         """Returns the accuracy, from 0 to 1."""
-        return _accuracy(self.predict(X), y)
+        return accuracy(self.predict(X), y)
 
     def _logits(self, X: Matrix) -> Tensor:
-        x = _matrix(X, like=self).to(self.coef_)
+        x = as_matrix(X, like=self).to(self.coef_)
         return ((x - self.mean_) / self.scale_) @ self.coef_.T + self.intercept_
 
 
-class RidgeProbe(_Probe):
+class RidgeProbe(Estimator):
     r"""Ridge regression on standardised features, its penalty chosen by leave-one-out, in closed form.
 
     .. math:: \min_w \frac1n \lVert y - X w - b \rVert^2 + \alpha \lVert w \rVert^2
@@ -173,16 +134,16 @@ class RidgeProbe(_Probe):
         Raises:
             ValueError: If the rows or the numbers are not finite, or do not match.
         """
-        x, y = _matrix(X).double(), _numbers(y, len(X))
+        x, y = as_matrix(X).double(), as_numbers(y, len(X))
         self._flat, y = y.ndim == 1, y.reshape(len(x), -1).to(x.device)
         alphas = [float(a) for a in np.atleast_1d(self.alphas)]
         if not alphas or min(alphas) <= 0:
             raise ValueError(f"alphas must be positive, but are {self.alphas!r}.")
-        columns, self.mean_, self.scale_ = _standardise(x)
+        columns, self.mean_, self.scale_ = standardise(x)
         self.intercept_ = y.mean(0)
-        narrow, back = _narrow(columns)
-        value, vector = torch.linalg.eigh(gram(narrow.T) / len(x))
-        z = narrow.T @ vector  # uncorrelated columns (N, R) of mean square `value`
+        turned, back = narrow(columns)
+        value, vector = torch.linalg.eigh(gram(turned.T) / len(x))
+        z = turned.T @ vector  # uncorrelated columns (N, R) of mean square `value`
         inner = z.T @ (y - self.intercept_) / len(x)  # (R, T)
         errors = torch.stack([self._left_out(z, y - self.intercept_, inner, value, a) for a in alphas])  # (A, T)
         best = errors.argmin(0)
@@ -201,7 +162,7 @@ class RidgeProbe(_Probe):
 
     def predict(self, X: Matrix) -> np.ndarray:
         """Returns the numbers (N) or (N, T)."""
-        x = _matrix(X, like=self).to(self.coef_)
+        x = as_matrix(X, like=self).to(self.coef_)
         out = ((x - self.mean_) / self.scale_) @ self.coef_.T + self.intercept_
         return (out[:, 0] if self._flat else out).cpu().numpy()
 
@@ -211,13 +172,13 @@ class RidgeProbe(_Probe):
 
     def scores(self, X: Matrix, y: Labels) -> np.ndarray:
         """Returns R² of each target (T). Of a constant target it is 1 where it was met, else 0."""
-        y = _numbers(y, len(X)).reshape(len(X), -1).numpy()
+        y = as_numbers(y, len(X)).reshape(len(X), -1).numpy()
         off = np.square(y - self.predict(X).reshape(y.shape)).sum(0)
         spread = np.square(y - y.mean(0)).sum(0)
         return np.where(spread > 0, 1 - off / np.where(spread > 0, spread, 1), (off == 0).astype(float))
 
 
-class KNNProbe(_Probe):
+class KNNProbe(Estimator):
     r"""The vote of the k nearest training rows by cosine similarity, each with weight :math:`e^{\cos / T}`.
 
     This is DINO's and InstDisc's convention; others count heads (``temperature=None``) or take Euclidean distances.
@@ -242,13 +203,13 @@ class KNNProbe(_Probe):
             raise ValueError(
                 f"k must be at least 1 and temperature positive, but got k={self.k}, temperature={self.temperature}."
             )
-        x, (self.classes_, y) = _matrix(X), _classes(y, len(X), least=1)
+        x, (self.classes_, y) = as_matrix(X), as_classes(y, len(X), least=1)
         self._bank, self._votes, self.n_features_in_ = torch.nn.functional.normalize(x, dim=1), y.to(x.device), x.shape[1]
         return self
 
     def predict_proba(self, X: Matrix) -> np.ndarray:
         """Returns each class's share of the votes (N, K)."""
-        rows = torch.nn.functional.normalize(_matrix(X, like=self), dim=1).to(self._bank)
+        rows = torch.nn.functional.normalize(as_matrix(X, like=self), dim=1).to(self._bank)
         same = self.exclude_self and rows.shape == self._bank.shape and torch.equal(rows, self._bank)
         if same and len(rows) == 1:
             raise ValueError("a single row has no neighbour but itself.")
@@ -271,7 +232,7 @@ class KNNProbe(_Probe):
 
     def score(self, X: Matrix, y: Labels) -> float:
         """Returns the accuracy, from 0 to 1."""
-        return _accuracy(self.predict(X), y)
+        return accuracy(self.predict(X), y)
 
 
 def probe_layers(
@@ -326,7 +287,7 @@ def probe_layers(
     return pd.DataFrame(rows)
 
 
-def _row(layer: str, factor: str, probe: _Probe, measure: str, value: float, train: Mapping, test: Mapping) -> dict:
+def _row(layer: str, factor: str, probe: Estimator, measure: str, value: float, train: Mapping, test: Mapping) -> dict:
     known, asked = train.factors[factor], test.factors[factor]
     if measure == "accuracy":
         chance = float((asked == known.mode()[0]).mean())
@@ -335,75 +296,3 @@ def _row(layer: str, factor: str, probe: _Probe, measure: str, value: float, tra
         chance = -float((known.mean() - asked.mean()) ** 2) / spread if spread > 0 else 0.0
     named = {"layer": layer, "factor": factor, "probe": type(probe).__name__, "measure": measure, "value": float(value)}
     return named | {"chance": chance, "n_train": len(known), "n_test": len(asked)}
-
-
-def _matrix(X: Matrix, *, like: _Probe | None = None) -> Tensor:
-    """Returns the rows as a float tensor, without their graph, after looking at them."""
-    x = X.detach() if isinstance(X, Tensor) else torch.from_numpy(np.ascontiguousarray(np.asarray(X)))
-    if x.ndim != 2 or 0 in x.shape:
-        raise ValueError(f"a probe takes features (rows, dimensions), but got shape {tuple(x.shape)}.")
-    if like is not None:
-        like._known()
-        if x.shape[1] != like.n_features_in_:
-            raise ValueError(f"this probe was fitted on {like.n_features_in_} dimensions, but got rows of {x.shape[1]}.")
-    x = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    bad = int((~torch.isfinite(x.sum(1))).sum())
-    if bad:
-        raise ValueError(f"{bad} of {len(x)} rows hold NaN or infinity (or overflow): a probe cannot read them.")
-    return x
-
-
-def _classes(y: Labels, n: int, *, least: int = 2) -> tuple[np.ndarray, Tensor]:
-    y = y.cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    if y.shape != (n,):
-        raise ValueError(f"there must be one class for each of the {n} rows, but y has shape {y.shape}.")
-    if pd.isna(y).any():
-        raise ValueError(f"{int(pd.isna(y).sum())} of {n} classes are missing: leave those rows out.")
-    classes, index = np.unique(y, return_inverse=True)
-    if len(classes) < least:
-        raise ValueError(f"a probe tells classes apart, but all {n} rows are of class {classes[0]!r}.")
-    if classes.dtype.kind == "f" and len(classes) > max(100, n // 2):
-        raise ValueError(f"y holds {len(classes)} different numbers in {n} rows; for numbers use RidgeProbe.")
-    return classes, torch.from_numpy(index.reshape(-1))
-
-
-def _numbers(y: Labels, n: int) -> Tensor:
-    try:
-        y = torch.from_numpy(np.array(y.detach().cpu() if isinstance(y, Tensor) else y, dtype=float))
-    except (TypeError, ValueError) as error:
-        raise ValueError("RidgeProbe reads numbers, but y holds something else; for classes use LinearProbe.") from error
-    if y.ndim not in (1, 2) or len(y) != n:
-        raise ValueError(
-            f"there must be one number, or one row of numbers, for each of the {n} rows, but y has shape {tuple(y.shape)}."
-        )
-    if not torch.isfinite(y).all():
-        raise ValueError(f"{int((~torch.isfinite(y)).sum())} of the numbers to read are NaN or infinite: leave those rows out.")
-    return y
-
-
-def _standardise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the features as columns (D, N) with mean 0 and standard deviation 1, and the means and deviations (D)."""
-    columns = x.T.clone(memory_format=torch.contiguous_format)
-    mean = columns.mean(1)
-    columns -= mean[:, None]
-    rest = columns.mean(1)  # what rounding left of the mean
-    columns -= rest[:, None]
-    scale = torch.linalg.vector_norm(columns, dim=1) / len(x) ** 0.5
-    still = scale <= 10 * torch.finfo(x.dtype).eps * mean.abs()
-    scale = torch.where(still, torch.ones_like(scale), scale)
-    return columns.div_(scale[:, None]), mean + rest, scale
-
-
-def _narrow(columns: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Returns columns (D, N) rotated into as many dimensions as there are, if fewer, and the way back for weights."""
-    if columns.shape[0] <= columns.shape[1]:
-        return columns, lambda w: w
-    q, r = torch.linalg.qr(columns)  # (D, N), (N, N)
-    return r, lambda w: w @ q.T
-
-
-def _accuracy(predicted: np.ndarray, y: Labels) -> float:
-    y = y.cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    if y.shape != predicted.shape:
-        raise ValueError(f"there must be one class for each of the {len(predicted)} rows, but y has shape {y.shape}.")
-    return float((predicted == y).mean())

@@ -49,8 +49,9 @@ class Groups:
     def update(self, z: Matrix, source: Sources) -> "Groups":
         """Adds rows (N, D) that show the images ``source`` (N) and returns itself."""
         names, index = _grouped(z, source)
+        sums = _sums(z, index, len(names), normalise=self.moments.normalise)
         self.moments.update(z)
-        return self._add(names, *_sums(z, index, len(names), normalise=self.moments.normalise))
+        return self._add(names, *sums)
 
     def merge(self, other: "Groups") -> "Groups":
         """Adds what another has seen and returns itself."""

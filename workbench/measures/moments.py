@@ -171,7 +171,7 @@ def gram(x: Float[Tensor, "n d"], *, out: Tensor | None = None) -> Float[Tensor,
     if x.device.type != "cpu":
         return torch.matmul(x.T, x, out=out)
     x = x.numpy()
-    with np.errstate(over="ignore"):  # said by eigenvalues
+    with np.errstate(over="ignore", invalid="ignore"):  # said by eigenvalues
         return torch.from_numpy(np.matmul(x.T, x, out=None if out is None else out.numpy()))
 
 
@@ -211,9 +211,11 @@ def _eigenvalues(z: Matrix | Moments, *, centre: bool, normalise: bool, quick: b
         return _descending(gram((x - mean if centre else x).T), mean, n)  # (N, N)
     if quick and n * d > LARGE and _on_cpu(z) and dtype(z) != torch.float64:
         rough = _moments(z, normalise=normalise, single=True, known=known)
-        value = _descending(rough.second(centre=centre), rough.mean, n)
-        if value[-1] > ENOUGH * rough.scatter.trace():
-            return value
+        trace = float(rough.scatter.trace())
+        if 1e-25 < trace / (n * d) < 1e25:  # else squares leave the range of float32
+            value = _descending(rough.second(centre=centre), rough.mean, n)
+            if value[-1] > ENOUGH * trace:
+                return value
     moments = _moments(z, normalise=normalise, single=False, known=known)
     return _descending(moments.second(centre=centre), moments.mean, n)[: min(n, d)]
 
