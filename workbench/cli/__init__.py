@@ -65,16 +65,16 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """Returns the parser; only the verb that was typed gets its options, since they may have to be looked up."""
     from workbench import __version__
 
-    parser = argparse.ArgumentParser(prog="workbench", description="See what a self-supervised representation learned.")
+    lines = argparse.RawDescriptionHelpFormatter
+    about = "See what a self-supervised representation learned: train, replay, measure, look, reproduce."
+    parser = argparse.ArgumentParser(prog="workbench", description=about)
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--debug", action="store_true", help="with any verb: show the traceback of an error")
     verbs = parser.add_subparsers(metavar="VERB", required=True, title="verbs")
     typed = next((a for a in argv if not a.startswith("-")), None)
     for name, (verb, options) in VERBS.items():
         about = (verb.__doc__ or "").strip()
-        sub = verbs.add_parser(
-            name, help=about.splitlines()[0].rstrip("."), description=about, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        sub = verbs.add_parser(name, help=about.splitlines()[0].rstrip("."), description=about, formatter_class=lines)
         sub.set_defaults(run_verb=verb)
         if name == typed:
             options(sub)
