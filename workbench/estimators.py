@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+__all__: list[str] = []
+
 Matrix = Float[Tensor, "n d"] | Float[np.ndarray, "n d"]
 Labels = Sequence | np.ndarray | Tensor | pd.Series
 
