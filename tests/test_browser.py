@@ -258,6 +258,56 @@ def test_sessions_share_nothing_and_do_not_wait_for_each_other(clean_page, conte
     eventually(lambda: not mine.job.running, 40)
 
 
+PIXEL = """([x, y]) => {
+  const find = v => v.model?.type === 'Figure' ? v : (v.child_views ?? []).map(find).find(Boolean);
+  const view = Bokeh.index.roots.map(find).find(Boolean);
+  if (!view?.frame?.x_scale) return null;
+  const box = view.canvas_view.el.getBoundingClientRect();
+  return [box.x + view.frame.x_scale.compute(x), box.y + view.frame.y_scale.compute(y)];
+}"""
+
+
+def test_a_map_shows_images_mutes_classes_and_gives_its_rows(clean_page, servers):
+    import holoviews as hv
+    import panel as pn
+
+    from workbench.figures import embedding_map
+
+    rng = np.random.default_rng(0)
+    factors = pd.DataFrame({"label": np.repeat([0, 1], 50)})
+    xy = rng.normal(size=(100, 2)) * 0.1 + 4 * factors["label"].to_numpy()[:, None]
+    picked = []
+
+    def make():
+        points = embedding_map(xy, factors, colour="label", images=rng.integers(0, 255, (100, 8, 8), dtype=np.uint8))
+        hv.streams.Selection1D(source=points).add_subscriber(lambda index: picked.append(index))
+        return pn.pane.HoloViews(points)
+
+    served(clean_page, make)
+    eventually(lambda: clean_page.evaluate(PIXEL, [0, 0]) is not None)
+    clean_page.mouse.move(*clean_page.evaluate(PIXEL, [float(v) for v in xy[7]]))
+    clean_page.locator("img[src^='data:image/png']").first.wait_for()
+    around = [(4 + 0.5 * np.cos(a), 4 + 0.4 * np.sin(a)) for a in np.linspace(0, 2 * np.pi, 16)]
+    pixels = [clean_page.evaluate(PIXEL, [float(x), float(y)]) for x, y in around]
+    clean_page.mouse.move(*pixels[0])
+    clean_page.mouse.down()
+    for pixel in pixels[1:]:
+        clean_page.mouse.move(*pixel)
+    clean_page.mouse.up()
+    eventually(lambda: sorted(picked[-1]) == list(range(50, 100)))
+    legend = "[...Bokeh.documents[0]._all_models.values()].find(m => m.type === 'Legend')"
+    muted = f"() => {legend}.items.map(i => i.renderers[0].muted)"
+    assert clean_page.evaluate(muted) == [False, False]
+    place = """() => {
+      const parts = v => [...(v.child_views ?? []), ...(v.renderer_views?.values() ?? [])];
+      const find = v => v.model?.type === 'Legend' ? v : parts(v).map(find).find(Boolean);
+      const box = Bokeh.index.roots.map(find).find(Boolean).el.getBoundingClientRect();
+      return [box.x + box.width / 2, box.y + box.height - 12];
+    }"""
+    clean_page.mouse.click(*clean_page.evaluate(place))
+    eventually(lambda: clean_page.evaluate(muted) == [False, True], 10)
+
+
 # JupyterLab
 
 
@@ -330,3 +380,23 @@ def test_the_panel_inside_jupyterlab_without_internet(lab_page, measured_run, tm
             slider.press("Home")
             lab_page.get_by_text("Step 0, projector").wait_for()
             eventually(lambda: np.allclose(curve(lab_page, "Spectrum", layer="projector"), np.exp(-np.arange(12) * 0.2)))
+
+
+def test_the_start_notebook_in_jupyterlab(lab_page, tmp_path):
+    notebook = json.loads((HOME / "notebooks" / "00_start.ipynb").read_text())
+    for cell in notebook["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            cell["source"] = "".join(cell["source"]) + f"\nscale, out = 'smoke', {str(tmp_path / 'runs')!r}"
+    (tmp_path / "start.ipynb").write_text(json.dumps(notebook))
+    with lab(tmp_path) as address:
+        run_all(lab_page, address, "start.ipynb", seconds=400)
+        assert lab_page.locator(".jupyter-widgets .progress-bar").count() >= 1
+        eventually(lambda: len(figure(lab_page, "Loss")["lines"]) > 0, 90)
+        slider = lab_page.get_by_role("slider", name=re.compile("")).last
+        words = lab_page.get_by_text(re.compile(r"^Step \d+, projector")).last
+        words.wait_for()
+        before = curve(lab_page, "Spectrum", layer="projector")
+        slider.focus()
+        slider.press("Home")
+        lab_page.get_by_text(re.compile(r"^Step 0, projector")).last.wait_for()
+        eventually(lambda: not np.allclose(curve(lab_page, "Spectrum", layer="projector"), before))

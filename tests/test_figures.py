@@ -217,7 +217,10 @@ def test_a_map_carries_its_images_and_greys_what_is_not_selected():
     assert list(data["row"]) == [0, 1, 2, 3, 4] and list(data["label"]) == list("01012")
     plot = hv.renderer("bokeh").get_plot(figure)
     assert plot.handles["source"].selected.indices == [1]
-    assert plot.handles["glyph_renderer"].nonselection_glyph.fill_color == theme.GREY
+    shown = [r for r in plot.state.renderers if r.visible]
+    assert [r.view.filter.group for r in shown] == ["0", "1", "2"]
+    assert all(r.nonselection_glyph.fill_color.value == theme.GREY and r.data_source is plot.handles["source"] for r in shown)
+    assert [item.renderers for item in plot.state.legend[0].items] == [[r] for r in shown]
 
 
 def test_a_map_of_many_points_is_shaded():

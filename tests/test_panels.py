@@ -261,6 +261,24 @@ def test_a_run_without_tables_can_be_measured(measured_run):
     np.testing.assert_allclose(drawn(view.spectrum)["backbone"], np.exp(-np.arange(16) * (0.2 + 0.1 * np.log1p(40))))
 
 
+@pytest.mark.slow
+def test_a_run_that_was_trained_is_measured(tmp_path):
+    import workbench as wb
+
+    model = wb.build_encoder("convnet", "8", width=4)
+    wb.Trainer(epochs=1, batch_size=32).fit(
+        model, wb.SimCLR(), wb.garments(64), wb.Augment(), out=tmp_path / "run", progress=False
+    )
+    view = CollapseRun(RunPair(find_runs([tmp_path])[0]))
+    assert view.button.visible
+    view.measure()
+    view.job.wait(120)
+    view.look()
+    assert view.job.error is None and view.runs.steps() == view.runs.found["run"].steps
+    assert {"backbone", "projector"} <= set(drawn(view.spectrum))
+    assert len(drawn(view.spectrum)["projector"]) == 8
+
+
 def test_what_fails_while_measuring_is_said(measured_run):
     def fails(run):
         raise ValueError("the images cannot be drawn again")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import holoviews as hv
 import numpy as np
 import pandas as pd
+from bokeh.models import CategoricalColorMapper, CDSView, GroupFilter, HoverTool, LegendItem
 
 from workbench.figures import theme
 from workbench.figures.grids import _channels_last
@@ -94,6 +95,7 @@ def embedding_map(
     looks = {"size": 5, "alpha": 0.75, "line_color": None, "selection_alpha": 1.0}
     looks |= {
         "tools": ["hover", "lasso_select", "box_select", "tap"],
+        "active_tools": ["lasso_select"],
         "hover_tooltips": _card(tips) if "image" in table else tips,
     }
     if selected is not None:
@@ -103,8 +105,26 @@ def embedding_map(
 
 
 def _grey(plot: Any, element: Any) -> None:
-    """A hook: what is not selected turns grey and stays."""
-    plot.handles["glyph_renderer"].nonselection_glyph.update(fill_color=theme.GREY, fill_alpha=0.35, line_color=None)
+    """A hook: what is not selected turns grey and stays; a click on a class in the legend mutes it."""
+    drawn = plot.handles["glyph_renderer"]
+    drawn.nonselection_glyph.update(fill_color=theme.GREY, fill_alpha=0.35, line_color=None)
+    figure, mapper = plot.state, getattr(drawn.glyph.fill_color, "transform", None)
+    if not isinstance(mapper, CategoricalColorMapper) or not figure.legend or not drawn.visible:
+        return
+    column = drawn.glyph.fill_color.field
+    parts = {}
+    for value, colour in zip(mapper.factors, mapper.palette, strict=False):  # views of one source: rows keep their numbers
+        looks = {"fill_color": colour, "line_color": None}
+        glyphs = {name: getattr(drawn, name).clone() for name in ("glyph", "selection_glyph", "nonselection_glyph")}
+        glyphs["glyph"].update(**looks)
+        glyphs["selection_glyph"].update(**looks)
+        view = CDSView(filter=GroupFilter(column_name=column, group=value))
+        parts[value] = figure.add_glyph(drawn.data_source, view=view, **glyphs)
+        parts[value].muted_glyph = glyphs["glyph"].clone(fill_alpha=0.05)
+    drawn.visible = False
+    figure.legend[0].items = [LegendItem(label={"value": value}, renderers=[part]) for value, part in parts.items()]
+    for hover in figure.select(HoverTool):
+        hover.renderers = list(parts.values())
 
 
 def _scale(table: pd.DataFrame, colour: str | None) -> tuple[dict[str, object], pd.DataFrame]:
@@ -133,7 +153,7 @@ def _shaded(table: pd.DataFrame, colour: str | None, scale: dict, title: str, op
         shaded = datashade(points, aggregator=ds.mean(colour), cmap=cmap)
     else:
         shaded = datashade(points, cmap=list(theme.PALE[60:]))
-    looks = {"width": 520, "height": 480, "tools": ["lasso_select", "box_select"]} | options
+    looks = {"width": 520, "height": 480, "tools": ["lasso_select", "box_select"], "active_tools": ["lasso_select"]} | options
     return theme.frame(dynspread(shaded), title=title, xaxis=None, yaxis=None, hooks=[theme.bare], **looks)
 
 

@@ -117,6 +117,7 @@ def frame(
     """
     if isinstance(figure, hv.Overlay):
         options = {"legend_position": "right", "legend_opts": {"title": legend or ""}} | options
+    options = {"active_tools": ["box_zoom"]} | options  # the wheel scrolls the page
     size = {"height": height} if options.get("responsive") else {"frame_width": width, "frame_height": height}
     return figure.opts(title=title, hooks=[dress, *hooks], shared_axes=False, backend="bokeh", **(size | options))
 

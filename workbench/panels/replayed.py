@@ -280,7 +280,7 @@ class CollapseRun(pn.viewable.Viewer):
         ended, error = self.job.done.is_set(), self.job.error
         kept, known = len(self.runs.found[self.runs.run].steps), len(self.runs.steps())
         with pn.io.hold():
-            if known != len([o for o in self.player.options if known]) or ended:
+            if known != len(self.runs.known) or ended:
                 self.renew()
             self.progress.value = round(100 * known / max(kept, 1))
             if ended:
