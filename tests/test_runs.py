@@ -263,8 +263,19 @@ def test_images_drawn_here_are_drawn_again(tmp_path):
     changed = rewrite(
         run, images={"name": "garments", "recipe": images.recipe | {"seed": 4}, "digest": wb.digest(images), "shape": [3, 32, 32]}
     )
-    with pytest.raises(ValueError, match="differs from what"):
+    with pytest.warns(UserWarning, match="differs from what"):
         changed.images()
+
+
+def test_a_digest_changes_with_one_pixel_and_with_one_label():
+    images = wb.garments(300)
+    pixels, factors = images.pixels.clone(), images.factors.copy()
+    pixels[257, 1, 3, 3] += 1
+    factors.loc[257, "label"] = (factors.loc[257, "label"] + 1) % 10
+    once = wb.digest(images)
+    assert once == wb.digest(wb.garments(300))
+    assert once != wb.digest(wb.Images(pixels, images.factors, "one pixel"))
+    assert once != wb.digest(wb.Images(images.pixels, factors, "one label"))
 
 
 @pytest.mark.parametrize(

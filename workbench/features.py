@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -193,12 +194,18 @@ def extract(
 
 
 def digest(thing: nn.Module | Images) -> str:
-    """Returns 16 hexadecimal letters that change with a model's weights, or with a data set's pixels (up to 256 are read)."""
+    """Returns 16 hexadecimal letters that change with a model's weights, or with a data set's factors and pixels.
+
+    Of more than 256 MB of pixels, 4,096 images spread over the set are read.
+    """
     h = hashlib.blake2b(digest_size=8)
     if isinstance(thing, Images):
-        rows = np.unique(np.linspace(0, max(len(thing) - 1, 0), min(len(thing), 256)).astype(int))
-        h.update(f"{len(thing)} {tuple(thing.pixels.shape[1:])}".encode())
-        h.update(thing.at(rows).cpu().numpy().tobytes())
+        size = math.prod(thing.pixels.shape)
+        rows = np.arange(len(thing)) if size <= 2**28 else np.unique(np.linspace(0, len(thing) - 1, 4096).astype(int))
+        h.update(f"{tuple(thing.pixels.shape)} {list(thing.factors)}".encode())
+        h.update(pd.util.hash_pandas_object(thing.factors, index=False).to_numpy().tobytes())
+        for part in np.array_split(rows, max(1, len(rows) // 1024)):
+            h.update(thing.at(part).cpu().numpy().tobytes())
     else:
         for name, value in thing.state_dict().items():
             h.update(name.encode())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,6 +150,9 @@ class Run:
 
         Raises:
             ValueError: If they came from elsewhere; pass them yourself to what asked for them.
+
+        Warns:
+            UserWarning: If what is drawn now is not, to the last bit, what was trained on.
         """
         from workbench.data.images import Images
         from workbench.features import digest
@@ -165,8 +169,14 @@ class Run:
             raise ValueError(f"{self.path} was trained on {name!r}, which is not made again; pass the images: {error}") from error
         if not isinstance(images, Images):
             raise ValueError(f"the images of {self.path} are recorded as a {type(images).__name__}; pass the images")
-        if not changes and digest(images) != spec.get("digest"):
-            raise ValueError(f"{name} as drawn now differs from what {self.path} was trained on; pass the images")
+        if "digest" not in spec:
+            raise ValueError(f"{self.path} does not record what its images looked like; pass the images")
+        if not changes and digest(images) != spec["digest"]:
+            warnings.warn(
+                f"{name} as drawn now differs from what {self.path} was trained on: "
+                f"by rounding where another machine trained it, or because the code has changed since",
+                stacklevel=2,
+            )
         return images
 
     def features(
@@ -177,14 +187,16 @@ class Run:
 
         names, step = [layers] if isinstance(layers, str) else list(layers), self._step(step)
         safe = "".join(c if c.isalnum() else "-" for c in images.name)
-        folder = self._inside("features", f"{safe}-{digest(images)}-{step:08d}")
-        kept = Features.load(folder) if (folder / "factors.parquet").exists() else None
-        missing = [n for n in names if kept is None or n not in kept]
+        folder = f"{safe}-{digest(images)}-{step:08d}"
+        there = sorted(p.parent.name for p in (self.path / "features" / folder).glob("*/factors.parquet"))
+        stores = [self._inside("features", folder, name) for name in there if not name.endswith(".part")]
+        missing = sorted(set(names) - {name for store in stores for name in Features.load(store)})
         if missing:
-            new = extract(self.model(step), images, missing, progress=progress)
-            Features((dict(kept) if kept else {}) | dict(new), images.factors).save(folder)
-            kept = Features.load(folder)
-        return Features({n: kept[n] for n in names}, kept.factors)
+            stores.append(self._inside("features", folder, f"{len(stores):03d}"))
+            extract(self.model(step), images, missing, out=stores[-1], progress=progress)
+        kept = [Features.load(store) for store in stores]
+        joined = {name: z for features in kept for name, z in features.items()}
+        return Features({name: joined[name] for name in names}, kept[0].factors)
 
     def table(self, name: str) -> pd.DataFrame | None:
         """Returns a table kept with the run (``"spectrum"``, ``"measures"``), or None where it was not made."""

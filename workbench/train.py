@@ -144,6 +144,10 @@ class Trainer:
     def steps(self, model: nn.Module, objective: Objective, images: Images, views: ViewMaker) -> "Training":
         """Returns an iterator that trains ``model`` in place, one step at a time. Stop iterating to stop training.
 
+        Every step seeds torch's global generators, so that it can be taken again. Under several processes BatchNorm sees the
+        batch of all of them on GPUs; on CPUs each its own share. Interrupting the iterator itself may fall inside a step; ``fit``
+        always ends on a whole one.
+
         Example:
             >>> from itertools import islice
             >>> import workbench as wb
