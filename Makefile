@@ -21,7 +21,7 @@ demo: $(VENV)/apps.installed  ## train on real garments (at most 2 minutes on a 
 	@[ "$(SERVE)" = 0 ] || $(BIN)/workbench apps runs/demo
 
 test: $(VENV)/dev.installed  ## the tests, at most 15 minutes on two cores
-	$(BIN)/python -m pytest --numprocesses 2 --durations 15
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15
 
 reproduce: $(VENV)/apps.installed  ## every paper's notebook by papermill, the tables into out/ (NAME=dimensional_collapse SCALE=gpu)
 	$(BIN)/workbench reproduce $(NAME) -p scale $(SCALE)
