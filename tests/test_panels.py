@@ -305,6 +305,17 @@ def test_damaged_tables_get_a_sentence(measured_run, damage, words):
     assert view.trouble.visible and words in view.trouble.object
 
 
+def test_names_from_elsewhere_are_words_and_not_html(measured_run):
+    path = measured_run("mine")
+    for name in ("spectrum", "measures"):
+        table = pd.read_parquet(path / "tables" / f"{name}.parquet")
+        table["layer"] = table["layer"].replace("projector", "<img src=x onerror=alert(1)>")
+        table.to_parquet(path / "tables" / f"{name}.parquet")
+    view = CollapseRun(RunPair(find_runs([path])[0]), ["<b>no</b>"])
+    assert "&lt;img" in view.said.object and "<img" not in view.said.object
+    assert view.alert[0].object == "&lt;b&gt;no&lt;/b&gt;"
+
+
 def test_without_any_run_the_panel_stands():
     view = CollapseRun(RunPair({}), ["/no/where is no run: it does not exist."])
     assert view.alert[0].object == "/no/where is no run: it does not exist." and not view.button.visible
@@ -425,7 +436,7 @@ shown.tabs.active = 2
 
 def test_without_runs_the_theory_opens(tmp_path, monkeypatch, measured_run):
     monkeypatch.chdir(tmp_path)
-    assert Collapse().tabs.active == 0 and not Collapse().run.alert.objects
+    assert Collapse().tabs.active == 0 and "no runs yet" in Collapse().run.alert[0].object
     measured_run("runs/mine")
     shown = Collapse()
     assert shown.tabs.active == 0 and shown.run.runs.run == "mine"
@@ -449,3 +460,12 @@ def test_a_picture_keeps_its_drawing_while_the_curves_are_the_same():
     assert figure.title.text == "two" and (figure.y_range.start, figure.y_range.end) == (0.1, 1.0)
     picture.show(spectra(pd.concat([table, table.assign(layer="h")])))
     assert picture.__panel__().object is not drawing
+
+
+def test_other_notebooks_than_jupyters_need_their_bridge(monkeypatch):
+    from workbench.panels import notebook
+
+    monkeypatch.setenv("VSCODE_PID", "1")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="reach vscode notebooks through jupyter_bokeh.*pip install jupyter_bokeh"):
+        notebook()

@@ -29,11 +29,12 @@ def notebook(**settings: Any) -> None:
     import panel as pn
     import panel_material_ui  # noqa: F401  its scripts join the page with Panel's
     from panel.io.notebook import load_notebook
+    from panel.theme import Native
 
     from workbench.figures import theme
 
     again = getattr(hv.extension, "_loaded", False)
-    pn.extension(inline=True, comms=place, **settings)
+    pn.extension(inline=True, comms=place, **{"design": Native} | settings)  # Material would dress the figures anew
     hv.extension("bokeh", inline=True, logo=False)
     if again:  # the kernel has them, but this may be a new page: a notebook that was closed and opened
         load_notebook(inline=True)

@@ -45,7 +45,7 @@ class Lesson(param.Parameterized):
     """
 
     data = param.Selector(default="garments", objects=DATA, label="Images")
-    objective = param.Selector(default="SimCLR", label="Objective")
+    objective = param.Selector(default="SimCLR", objects=["SimCLR"], check_on_set=False, label="Objective")
     projector = param.Selector(default="none", objects=list(PROJECTORS), label="Projector")
     backbone = param.Selector(default="convnet", objects=["convnet", "convnet-residual", "resnet18"], label="Backbone")
     lr = param.Selector(default=1e-3, objects=RATES, label="Learning rate")
@@ -55,8 +55,8 @@ class Lesson(param.Parameterized):
     batch_size = param.Integer(256, bounds=(2, None), precedence=-1)
 
     def __init__(self, teach: Callable[["Lesson"], Iterator[Seen]] | None = None, **params: Any) -> None:
-        self.param.objective.objects = sorted(n for n in names("workbench.objectives") if n[0].isupper() and n != "Objective")
         super().__init__(**params)
+        self.param.objective.objects = sorted(n for n in names("workbench.objectives") if n[0].isupper() and n != "Objective")
         self.teach = teach or train
         self.seen: list[Seen] = []
         self.total = 0

@@ -1,5 +1,6 @@
 """A run, replayed: the spectrum of every layer at every kept step, beside what it is worth, and another run laid over it."""
 
+import html
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,8 @@ class RunPair(param.Parameterized):
             numbers = [
                 f"{word} **{value[m]:.{d}f}**" for m, word, d in (("rankme", "RankMe", 1), ("knn", "kNN", 2)) if m in value
             ]
-            said.append(f"{name} {', '.join(numbers)}")
-        return f"Step {self.step:,}, {deepest}: {'; '.join(said)}"
+            said.append(f"{html.escape(name)} {', '.join(numbers)}")
+        return f"Step {self.step:,}, {html.escape(deepest)}: {'; '.join(said)}"
 
 
 class CollapseRun(pn.viewable.Viewer):
@@ -170,7 +171,11 @@ class CollapseRun(pn.viewable.Viewer):
         self.spectrum, self.table = Picture(least=480), Picture(least=380)
         self.rank, self.near, self.loss = Picture(least=260), Picture(least=260), Picture(least=260)
         self.said = pn.pane.Markdown(sizing_mode="stretch_width", styles={"font-size": "18px"}, min_height=48)
-        self.alert = pn.Column(*[pmui.Alert(object=c, severity="warning", sizing_mode="stretch_width") for c in complaints])
+        if not runs.found and not complaints:
+            complaints = ["There are no runs yet; `workbench train --out runs/mine` makes one."]
+        self.alert = pn.Column(
+            *[pmui.Alert(object=html.escape(c), severity="warning", sizing_mode="stretch_width") for c in complaints]
+        )
         self.trouble = pmui.Alert(object="", severity="error", visible=False, sizing_mode="stretch_width")
         self.player = pmui.DiscretePlayer(
             options=[0], value=0, interval=500, show_loop_controls=False, sizing_mode="stretch_width"
@@ -212,7 +217,7 @@ class CollapseRun(pn.viewable.Viewer):
             steps = self.runs.steps()
             self.player.param.update(options=steps or [0], value=self.runs.step if steps else 0)
             troubles = [words for (name, _), words in self.runs.troubles.items() if name in self.runs.pair()]
-            self.trouble.param.update(object=" ".join(troubles), visible=bool(troubles))
+            self.trouble.param.update(object=html.escape(" ".join(troubles)), visible=bool(troubles))
             self.draw()
 
     def draw(self) -> None:
@@ -224,7 +229,7 @@ class CollapseRun(pn.viewable.Viewer):
                     self._draw()
             except (ValueError, KeyError, TypeError) as error:
                 ready = False
-                self.trouble.param.update(object=f"The tables cannot be drawn: {error}", visible=True)
+                self.trouble.param.update(object=html.escape(f"The tables cannot be drawn: {error}"), visible=True)
             self.pictures.visible = ready
             self.button.visible = self.runs.run in self.runs.found and (not ready or (self.job is not None and self.job.running))
 
@@ -287,4 +292,4 @@ class CollapseRun(pn.viewable.Viewer):
                 self.button.disabled, self.progress.visible = False, False
                 self.button.visible = not self.runs.measured()
             if error is not None:
-                self.trouble.param.update(object=f"Measuring failed: {error}", visible=True)
+                self.trouble.param.update(object=html.escape(f"Measuring failed: {error}"), visible=True)
