@@ -124,7 +124,7 @@ def rankme(z: Matrix | Moments, *, eps: float = 1e-7, centre: bool = False) -> M
 
     References:
         | RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by Their Rank
-          (Garrido et al., 2023), equation 3, https://arxiv.org/abs/2210.02885
+          (Garrido et al., 2023), https://arxiv.org/abs/2210.02885
 
     Example:
         >>> rankme(torch.eye(8))
@@ -207,7 +207,7 @@ def numerical_rank(z: Matrix | Moments, *, eps: float | None = None, centre: boo
         centre: Whether the mean row is taken off first.
 
     References:
-        | RankMe (Garrido et al., 2023), section 3.1; numpy.linalg.matrix_rank
+        | RankMe (Garrido et al., 2023); numpy.linalg.matrix_rank
     """
     value, (n, d) = singular_values(z, centre=centre), shape(z)
     least = torch.finfo(torch.float32).eps if isinstance(z, Moments) else 0.0
@@ -232,7 +232,7 @@ def alpha_req(z: Matrix | Moments, *, first: int = 10, last: int = 100, centre: 
 
     References:
         | alpha-ReQ: Assessing Representation Quality in Self-Supervised Learning by measuring eigenspectrum decay
-          (Agrawal et al., 2022), equation 2, and the authors' library
+          (Agrawal et al., 2022), and the authors' library
         | High-dimensional geometry of population responses in visual cortex (Stringer et al., 2019), methods
     """
     value = eigenvalues(z, centre=centre, quick=True)
