@@ -183,12 +183,14 @@ class CollapseRun(pn.viewable.Viewer):
         self.button = pmui.Button(label="Measure this run", color="primary", variant="contained", sizing_mode="stretch_width")
         self.progress = pmui.LinearProgress(value=0, visible=False, sizing_mode="stretch_width")
         state = self.runs.param
+        self._layers = pmui.CheckBoxGroup.from_param(state.layers, label="Layers")
         self._controls = pn.Column(
             pmui.Select.from_param(state.run, label="Run", sizing_mode="stretch_width"),
             pmui.Select.from_param(state.other, label="Laid over it, dashed", sizing_mode="stretch_width"),
-            pmui.CheckBoxGroup.from_param(state.layers, label="Layers"),
+            self._layers,
             self.button,
             self.progress,
+            visible=bool(runs.found),
             width=300,
             margin=(12, 10, 0, 5),
         )
@@ -230,7 +232,7 @@ class CollapseRun(pn.viewable.Viewer):
             except (ValueError, KeyError, TypeError) as error:
                 ready = False
                 self.trouble.param.update(object=html.escape(f"The tables cannot be drawn: {error}"), visible=True)
-            self.pictures.visible = ready
+            self.pictures.visible = self._layers.visible = ready
             self.button.visible = self.runs.run in self.runs.found and (not ready or (self.job is not None and self.job.running))
 
     def _draw(self) -> None:
