@@ -29,6 +29,10 @@ class Picture(pn.viewable.Viewer):
     def __panel__(self) -> pn.viewable.Viewable:
         return self._pane
 
+    def hide(self, *, hidden: bool) -> None:
+        """Takes the picture off the page, or puts it back."""
+        self._pane.visible = not hidden
+
     def show(self, figure: Any) -> None:
         """Draws ``figure`` from now on; None clears."""
         shape, before = _shape(figure), self.figure

@@ -230,7 +230,6 @@ class CollapseTheory(pn.viewable.Viewer):
     def _draw(self) -> None:
         toy = self.toy
         table, alignment = toy.spectrum(), toy.alignment()
-        deep = toy.cause == "depth" and toy.depth > 1
         low = {"augmentation": (1e-3, 1e-5), "depth": (1e-6, 1e-17)}[toy.cause]
         self.said.object = toy.finding()
         looks = {"by": "matrix", "floor": None, "responsive": True, "height": 300}
@@ -245,8 +244,9 @@ class CollapseTheory(pn.viewable.Viewer):
         looks |= {"marker": toy.step, "title": "Every eigenvalue of the embedding, through training"}
         self.course.show(training_curves(toy.history() if toy.moments else start, values=["value"], **looks))
         words = {"xlabel": "left singular vector of W₁", "ylabel": "right singular vector of W₂"}
-        title = "Alignment |V₂ᵀU₁|" if alignment is not None else "Alignment: none yet" if deep else "Alignment needs two layers"
+        title = "Alignment |V₂ᵀU₁|" if alignment is not None else "Alignment: none yet"
         matrix = np.zeros((WIDTH, WIDTH)) if alignment is None else alignment
+        self.blocks.hide(hidden=toy.cause != "depth" or toy.depth < 2)
         self.blocks.show(alignment_map(matrix, title=title, width=190, **words))
 
 
