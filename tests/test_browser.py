@@ -235,8 +235,8 @@ def test_sessions_share_nothing_and_do_not_wait_for_each_other(clean_page, conte
     from workbench.panels.live import Seen
 
     def teach(lesson):
-        lesson.total = 1000
-        for step in range(1, 1001):
+        lesson.total = 4000
+        for step in range(1, 4001):
             time.sleep(0.05)
             table = pd.DataFrame({"rank": [1, 2], "value": [1.0, 0.5], "layer": "backbone"})
             yield Seen(step, {"loss": 1.0 / step}, 1e-3, 1.0, {"backbone": 1.5}, table)
@@ -251,11 +251,11 @@ def test_sessions_share_nothing_and_do_not_wait_for_each_other(clean_page, conte
     mine, theirs = next(v for v in views if v.job), views[-1]
     assert mine is not theirs and theirs.lesson.seen == [] and mine.job.running
     other.get_by_role("button", name="MLP").click()
-    eventually(lambda: theirs.lesson.projector == "MLP", 10)
+    eventually(lambda: theirs.lesson.projector == "MLP", 60)
     assert mine.lesson.projector == "none"
     other.close()
     clean_page.goto("about:blank")  # whoever leaves, leaves nothing running
-    eventually(lambda: not mine.job.running, 40)
+    eventually(lambda: not mine.job.running, 90)
 
 
 PIXEL = """([x, y]) => {
@@ -305,7 +305,7 @@ def test_a_map_shows_images_mutes_classes_and_gives_its_rows(clean_page, servers
       return [box.x + box.width / 2, box.y + box.height - 12];
     }"""
     clean_page.mouse.click(*clean_page.evaluate(place))
-    eventually(lambda: clean_page.evaluate(muted) == [False, True], 10)
+    eventually(lambda: clean_page.evaluate(muted) == [False, True], 60)
 
 
 # JupyterLab
