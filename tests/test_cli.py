@@ -54,7 +54,7 @@ def test_what_a_run_says_in_a_shell(trained, capsys):
     assert "projector.0" in capsys.readouterr().out.splitlines()
     assert main(["runs", str(trained.parent)]) == 0
     header, row = capsys.readouterr().out.splitlines()
-    assert header.split()[:5] == ["run", "finished", "step", "total", "objective.is"]
+    assert header.split()[:5] == ["run", "finished", "step", "total", "objective"]
     assert row.split()[:5] == ["shell", "True", "6", "6", "SimCLR"]
     assert main(["runs", str(trained.parent), "--csv"]) == 0
     assert "trainer.weight_decay" in capsys.readouterr().out.splitlines()[0].split(",")
@@ -68,8 +68,8 @@ def test_runs_are_compared_by_the_settings_in_which_they_differ(trained, tmp_pat
         (tmp_path / name / "run.json").write_text(json.dumps(spec))
     assert main(["runs", str(tmp_path)]) == 0
     header = capsys.readouterr().out.splitlines()[0].split()
-    assert "trainer.lr" in header
-    assert "trainer.warmup" not in header
+    assert "lr" in header
+    assert "warmup" not in header
 
 
 def test_features_and_measures_agree_with_the_library(trained, tmp_path, capsys):
@@ -84,6 +84,18 @@ def test_features_and_measures_agree_with_the_library(trained, tmp_path, capsys)
         assert table.loc[(layer, "rankme"), "value"] == pytest.approx(float(wb.rankme(kept[layer])), rel=1e-6)
         expected = float(wb.participation_ratio(kept[layer]))
         assert table.loc[(layer, "participation_ratio"), "value"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_features_of_views_are_measured_in_a_shell(trained, tmp_path, capsys):
+    out = tmp_path / "views"
+    asked = ["features", str(trained), "--layers", "backbone", "--views", "augment", "--set", "views.n=3", "--n", "16"]
+    assert main([*asked, "--seed", "2", "--out", str(out), "--no-progress"]) == 0
+    assert "48 rows" in capsys.readouterr().out
+    assert main(["measure", str(out), "--measures", "alignment", "--csv"]) == 0
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    run = wb.Run(trained)
+    again = wb.extract(run.model(), run.images()[:16], "backbone", views=wb.Augment(3), seed=2, progress=False)
+    assert table["value"].item() == pytest.approx(float(wb.alignment(again["backbone"], again.factors["source"])), rel=1e-6)
 
 
 def test_a_run_is_replayed_in_a_shell(trained, capsys):

@@ -325,3 +325,38 @@ def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(run):
     run.forget_after(2)
     assert run.metrics["step"].tolist() == [1, 2]
     assert not any(path.exists() for path in half)
+
+
+def test_held_out_images_are_of_the_same_kind_and_were_not_trained_on(run):
+    def held_out(images):
+        return rewrite(run, images={"name": images.name, "recipe": images.recipe, "digest": "", "n": len(images)}).held_out()
+
+    assert set(held_out(wb.garments(40)).factors["garment"]).isdisjoint(wb.garments(40).factors["garment"])
+    part = wb.garments(40)[::2]
+    assert held_out(part).recipe == wb.garments(40, split="test").recipe
+    tied = wb.correlate(wb.garments(400), "rotation", "scale", sigma=0.1, n=300)
+    apart = held_out(tied)
+    assert len(apart) == 300 and apart.factors["garment"].min() >= 10_000
+    assert apart.factors["rotation"].corr(apart.factors["scale"]) > 0.8
+    drawn = wb.sprites(50, seed=3)
+    assert held_out(drawn).recipe == drawn.recipe | {"seed": 4}
+    grid = wb.sprites(None, scales=1, orientations=2, positions=1, hues=1, background_hues=1)
+    assert (
+        held_out(grid) is None
+        and held_out(
+            wb.correlate(wb.sprites(None, scales=2, orientations=2, positions=2, hues=1, background_hues=1), "scale", "x")[:9]
+        )
+        is None
+    )
+
+
+def test_a_metric_that_is_no_number_is_kept_as_json_can_hold_it(run):
+    run.log(step=9, loss=float("nan"), other=float("inf"))
+    line = (run.path / "metrics.jsonl").read_text().splitlines()[-1]
+    assert line == '{"step": 9, "loss": null, "other": null}' and np.isnan(run.metrics["loss"].iloc[-1])
+
+
+def test_a_run_is_not_made_among_weights_of_another(run):
+    (run.path / "run.json").unlink()
+    with pytest.raises(FileExistsError, match=r"holds weights of a run whose run\.json is gone; give another folder"):
+        wb.Run.create(run.path, {})

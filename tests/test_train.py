@@ -156,6 +156,33 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine_and_can_be_changed_liv
     assert second.number == 2 and 0 <= second.waiting <= 1 and second.rate > 0
 
 
+def test_the_rate_of_what_an_objective_names_undecayed_stays_high():
+    trainer, (model, _, images, views) = setup()
+    training = trainer.steps(model, wb.SimSiam(hidden=8), images, views)
+    rates = []
+    for step in training:
+        owners = {id(p): g["lr"] for g in training.optimizer.param_groups for p in g["params"]}
+        rates.append((owners[id(next(model.parameters()))], owners[id(next(training.objective.predictor.parameters()))]))
+        assert rates[-1][0] == step.lr
+    assert [high for _, high in rates] == [trainer.lr * min(1, k / (0.1 * 96)) for k in range(1, 97)]
+    assert rates[-1][0] == 0 and rates[5][0] == rates[5][1]
+
+
+def test_two_trainings_do_not_write_into_one_run(tmp_path):
+    trainer, parts = setup(epochs=1)
+    refused = []
+
+    def watch(_):
+        with pytest.raises(RuntimeError, match="being trained by another process; wait for it, or give another folder"):
+            trainer.fit(*setup(epochs=1)[1], out=tmp_path / "run", resume=True, progress=False)
+        refused.append(True)
+        return {}
+
+    trainer.fit(*parts, out=tmp_path / "run", watch=watch, log_every=8, progress=False)
+    assert refused
+    trainer.fit(*setup(epochs=1)[1], out=tmp_path / "run", resume=True, progress=False)
+
+
 def test_a_learning_rate_of_zero_leaves_the_weights():
     trainer, parts = setup()
     training = trainer.steps(*parts)

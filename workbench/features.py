@@ -139,8 +139,10 @@ def extract(
 
     Raises:
         KeyError: If the model has no such layer; the message lists those near it.
-        ValueError: If a layer's output is no tensor, or not a number.
+        ValueError: If a layer's output is no tensor, or not a number; if there are no images.
     """
+    if batch_size < 1 or not len(images):
+        raise ValueError(f"at least one image is passed at a time, but got {len(images)} images and batch_size={batch_size}")
     names = [layers] if isinstance(layers, str) else list(layers)
     modules = _modules(model, names)
     sink = _Memory() if out is None else _Disk(Path(out), _key(model, images, names, views, seed))

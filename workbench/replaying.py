@@ -39,7 +39,8 @@ def replay(
 
     Arguments:
         images: Where to measure. Without them, images like those of the training are drawn: the neighbours are looked for
-            among training images, for held-out ones. With them, the first half is searched for the second.
+            among training images, for held-out ones (:meth:`Run.held_out`). With them, and where nothing is held out, the first
+            half is searched for the second.
         layers: Module paths; by default the stages of the backbone and every layer of the projector.
         steps: Which of ``run.steps``; by default all.
         n: At most so many images for each part.
@@ -91,10 +92,9 @@ def _parts(run: Run, images: Images | None, n: int) -> tuple[Images, Images]:
     if images is not None:
         half = len(images) // 2
         return images[: min(n, half)], images[half : half + n]
-    bank = run.images()
-    recipe = run.spec["images"]["recipe"]
-    if recipe.get("split") == "train":
-        return bank[:n], run.images(split="test")[:n]
+    bank, held_out = run.images(), run.held_out()
+    if held_out is not None:
+        return bank[:n], held_out[:n]
     half = len(bank) // 2
     return bank[: min(n, half)], bank[half : half + n]
 

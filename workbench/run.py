@@ -8,10 +8,12 @@ of the folder. Importing this module does not import torch, so finished runs ope
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +63,8 @@ class Run:
                 f"{path} already holds a run: go on with it by resume=True, look at it by Run({str(path)!r}), "
                 f"or give another folder"
             )
+        if any((path / "weights").glob("*.safetensors")):
+            raise FileExistsError(f"{path} holds weights of a run whose run.json is gone; give another folder, or delete it")
         path.mkdir(parents=True, exist_ok=True)
         write(path / "run.json", json.dumps(spec, indent=1).encode())
         return cls(path)
@@ -100,7 +104,26 @@ class Run:
     def log(self, **values: float) -> None:
         """Appends a row to the metrics."""
         with self._inside("metrics.jsonl").open("a", encoding="utf-8") as f:
-            f.write(json.dumps(values) + "\n")
+            f.write(json.dumps({k: v if math.isfinite(v) else None for k, v in values.items()}) + "\n")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """While entered, no other process trains into this folder; the lock is the process's, so that none outlives it.
+
+        Raises:
+            RuntimeError: If another does.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self._inside(".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RuntimeError(f"{self.path} is being trained by another process; wait for it, or give another folder") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def forget_after(self, step: int) -> None:
         """Drops metrics beyond ``step``, which are about to be written again, and the half files of a killed process."""
@@ -154,21 +177,13 @@ class Run:
         Warns:
             UserWarning: If what is drawn now is not, to the last bit, what was trained on.
         """
-        from workbench.data.images import Images
         from workbench.features import digest
-        from workbench.spec import build, without_weights
 
         spec = self._recorded("images")
         name, recipe = spec.get("name", "unknown images"), spec.get("recipe")
         if not isinstance(recipe, dict):
             raise ValueError(f"{self.path} was trained on {name!r}, which it cannot make again; pass the images")
-        try:
-            with without_weights():
-                images = build(recipe | changes, allow=self.allow)
-        except ValueError as error:
-            raise ValueError(f"{self.path} was trained on {name!r}, which is not made again; pass the images: {error}") from error
-        if not isinstance(images, Images):
-            raise ValueError(f"the images of {self.path} are recorded as a {type(images).__name__}; pass the images")
+        images = self._drawn(recipe | changes)
         if "digest" not in spec:
             raise ValueError(f"{self.path} does not record what its images looked like; pass the images")
         if not changes and digest(images) != spec["digest"]:
@@ -177,6 +192,32 @@ class Run:
                 f"by rounding where another machine trained it, or because the code has changed since",
                 stacklevel=2,
             )
+        return images
+
+    def held_out(self) -> Images | None:
+        """Returns images of the same kind that it was not trained on: the test split, or, of random drawings, another seed.
+
+        None where there are none (a folder, arrays, a full grid). A correlation holds for them too; a subset does not, so that
+        a run on some rows of the training split is held against the whole test split.
+
+        Raises:
+            ValueError: As :meth:`images`.
+        """
+        recipe = _unseen(self._recorded("images").get("recipe"))
+        return None if recipe is None else self._drawn(recipe)
+
+    def _drawn(self, recipe: dict[str, Any]) -> Images:
+        from workbench.data.images import Images
+        from workbench.spec import build, without_weights
+
+        name = self._recorded("images").get("name", "unknown images")
+        try:
+            with without_weights():
+                images = build(recipe, allow=self.allow)
+        except ValueError as error:
+            raise ValueError(f"{self.path} was trained on {name!r}, which is not made again; pass the images: {error}") from error
+        if not isinstance(images, Images):
+            raise ValueError(f"the images of {self.path} are recorded as a {type(images).__name__}; pass the images")
         return images
 
     def features(
@@ -307,6 +348,19 @@ def runs(folder: str | Path = "runs") -> pd.DataFrame:
         except Exception as error:  # one damaged run, whatever is wrong with it, must not hide the others
             rows.append({"run": str(path.parent.relative_to(folder)), "finished": False, "error": str(error)})
     return pd.DataFrame(rows)
+
+
+def _unseen(recipe: Any) -> dict[str, Any] | None:
+    if not isinstance(recipe, dict):
+        return None
+    if recipe.get("split") == "train":
+        return recipe | {"split": "test"}
+    if "images" in recipe:
+        inner = _unseen(recipe["images"])
+        return inner and (inner if recipe.get("is") == "workbench.data.images:subset" else recipe | {"images": inner})
+    if recipe.get("n") is not None and isinstance(recipe.get("seed"), int):
+        return recipe | {"seed": recipe["seed"] + 1}
+    return None
 
 
 def _flat(spec: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -53,7 +53,13 @@ def describe(thing: Any) -> Any:
     if inspect.isfunction(thing) or inspect.isbuiltin(thing):
         return {"function": f"{thing.__module__}:{thing.__qualname__}"}
     kind = type(thing)
-    wanted = [p.name for p in inspect.signature(kind).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    parameters = inspect.signature(kind).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        raise TypeError(
+            f"{kind.__name__} cannot be described: it takes any number of arguments in a row, which no attribute names. "
+            f"Wrap it in a class whose __init__ names what it takes."
+        )
+    wanted = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
     missing = [n for n in wanted if not hasattr(thing, n)]
     if missing:
         raise TypeError(
@@ -101,7 +107,10 @@ def _named(name: Any, allow: Sequence[str], *, path: Any) -> Callable:
             f"If you trust the package, say allow=[{root!r}]."
         )
     if root != "workbench":
-        return getattr(importlib.import_module(module), attribute)
+        try:
+            return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"the description asks for {name!r}, which is not there: {error}") from error
     try:
         public = attribute in _public(module)
     except (ImportError, AttributeError, ValueError):

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,7 +86,8 @@ class Trainer:
         lr: Highest learning rate, reached after the warm-up; it is not scaled by the batch size.
         weight_decay: On matrices and filters; never on biases and norms.
         optimizer: ``"adamw"``, ``"sgd"`` (Nesterov momentum 0.9) or ``"lars"``.
-        warmup: Share of the steps, from 0 to 1, in which the rate rises linearly; then it falls to 0 as a cosine.
+        warmup: Share of the steps, from 0 to 1, in which the rate rises linearly; then it falls to 0 as a cosine (but not that
+            of what an objective names ``undecayed``: SimSiam's predictor).
         precision: ``"fp32"``, ``"bf16"`` (autocast) or ``"auto"``: bf16 where the device computes in it.
         device: ``"auto"`` (a GPU where there is one), ``"cpu"`` or ``"cuda"``.
         seed: Of the order of the images, of the views and of what the objective draws.
@@ -137,9 +138,13 @@ class Trainer:
     def rate(self, step: int, total: int) -> float:
         """Returns the learning rate of step ``step`` (from 1) of ``total``: linear warm-up, then a cosine to 0."""
         warm = self.warmup * total
-        if step < warm:
-            return self.lr * step / warm
-        return self.lr * (0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(total - warm, 1)))
+        fallen = max(step - warm, 0) / max(total - warm, 1)
+        return self.height(step, total) * (0.5 + 0.5 * math.cos(math.pi * fallen))
+
+    def height(self, step: int, total: int) -> float:
+        """Returns the rate that does not decay: linear warm-up, then ``lr``."""
+        warm = self.warmup * total
+        return self.lr * (step / warm if step < warm else 1)
 
     def steps(self, model: nn.Module, objective: Objective, images: Images, views: ViewMaker) -> "Training":
         """Returns an iterator that trains ``model`` in place, one step at a time. Stop iterating to stop training.
@@ -190,6 +195,7 @@ class Trainer:
             FileExistsError: If ``out`` holds a run and ``resume`` is false.
             ValueError: If the run to resume has other settings; the message lists them.
             NotFinite: If the loss is not finite; what was good is kept.
+            RuntimeError: If another process trains into ``out``.
             KeyboardInterrupt: After Ctrl-C, with the checkpoint written; the message says how to go on.
         """
         out = Path(out)
@@ -207,9 +213,9 @@ class Trainer:
             run = Run.create(out, spec) if rank() == 0 else None
             training.accelerator.wait_for_everyone()
             run = run or Run(out)
-        return _Recorder(training, run, log_every, snapshots, checkpoint_seconds, watch).record(
-            minutes=minutes, progress=progress
-        )
+        recorder = _Recorder(training, run, log_every, snapshots, checkpoint_seconds, watch)
+        with run.writing() if rank() == 0 else nullcontext():
+            return recorder.record(minutes=minutes, progress=progress)
 
     def _record(self, training: "Training") -> dict[str, Any]:
         images = training.images
@@ -265,7 +271,8 @@ class Training(Iterator[Step]):
             system = nn.SyncBatchNorm.convert_sync_batchnorm(system)
         if trainer.compile:
             system.compile()
-        self.system, self.optimizer = self.accelerator.prepare(system, _optimizer(trainer, system))
+        undecayed = tuple(f"objective.{part}." for part in objective.undecayed)
+        self.system, self.optimizer = self.accelerator.prepare(system, _optimizer(trainer, system, undecayed))
         self._pool = ThreadPoolExecutor(1) if not isinstance(self.images.pixels, Tensor) else None
         self._order: tuple[int, Tensor] | None = None
         self._next: tuple[int, Future] | None = None
@@ -285,8 +292,9 @@ class Training(Iterator[Step]):
         views = views._replace(images=[x.contiguous(memory_format=torch.channels_last) for x in views.images])
         waited = time.perf_counter() - began
         lr = self.trainer.rate(self.number + 1, self.total) * self.lr_factor
+        height = self.trainer.height(self.number + 1, self.total) * self.lr_factor
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr if group["decays"] else height
         with self.accelerator.autocast():
             terms = self.system(views)
         if "loss" not in terms:
@@ -503,13 +511,14 @@ def _resident(images: Images, device: torch.device) -> Images:
     return images
 
 
-def _optimizer(trainer: Trainer, system: nn.Module) -> torch.optim.Optimizer:
-    params = [p for p in system.parameters() if p.requires_grad]
+def _optimizer(trainer: Trainer, system: nn.Module, undecayed: tuple[str, ...] = ()) -> torch.optim.Optimizer:
+    params = [(p, not name.startswith(undecayed)) for name, p in system.named_parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in params if p.ndim > 1], "weight_decay": trainer.weight_decay},
-        {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": chosen, "weight_decay": trainer.weight_decay if matrices else 0.0, "decays": decays}
+        for decays in (True, False)
+        for matrices in (True, False)
+        if (chosen := [p for p, d in params if d == decays and (p.ndim > 1) == matrices])
     ]
-    groups = [g for g in groups if g["params"]]
     if trainer.optimizer == "lars":
         return LARS(groups, trainer.lr)
     if trainer.optimizer == "sgd":

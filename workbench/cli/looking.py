@@ -5,7 +5,17 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli.typed import choose, data_option, given_images, measures, run_option
+from workbench.cli.typed import (
+    UsageError,
+    call,
+    choose,
+    data_option,
+    given_images,
+    measures,
+    read_settings,
+    run_option,
+    view_makers,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,8 +38,10 @@ def list_runs(args: argparse.Namespace) -> None:
         return
     first = [c for c in ("run", "finished", "step", "total", "objective.is", "images.name", "loss", "error") if c in table]
     other = [c for c in table if c not in first and c.partition(".")[0] in ("trainer", "model", "objective", "views", "images")]
-    differ = [c for c in other if table[c].astype(str).nunique() > 1 and not c.endswith("digest")]
-    _print(table[first + differ])
+    differ = [c for c in other if table[c].astype(str).nunique() > 1 and not c.endswith("digest") and ".recipe." not in c]
+    short = {c: c.removesuffix(".is").rpartition(".")[2] for c in differ}  # trainer.lr: lr; model.backbone.is: backbone
+    names = {c: name if [*short.values()].count(name) == 1 else c for c, name in short.items()}
+    _print(table[first + differ].rename(columns=names | {"objective.is": "objective", "images.name": "images"}))
 
 
 def runs_options(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +109,7 @@ def features(args: argparse.Namespace) -> None:
     """Keep what the layers of a run say about images: a .npy a layer and the factors as a table.
 
     workbench features runs/demo --data fashion_mnist --layers backbone projector --out features/demo
+    workbench features runs/demo --views augment --set views.n=10 --n 500 --out features/views
     """
     from workbench.features import extract
     from workbench.models.encoder import main_layers
@@ -104,8 +117,16 @@ def features(args: argparse.Namespace) -> None:
 
     run = Run(args.run, allow=args.allow)
     model = run.model(args.step)
-    images = given_images(args, run) or run.images()
-    kept = extract(model, images, args.layers or main_layers(model), out=args.out, progress=not args.no_progress)
+    images = (given_images(args, run) or run.images())[: args.n]
+    settings = read_settings(args.set)["views"]
+    if settings and not args.views:
+        raise UsageError("--set views.KEY=VALUE is about views, but --views names none")
+    makers = view_makers() if args.views else {}
+    views = (
+        call(makers[choose("view maker", args.views, makers)], "views", settings, given={"images": images}) if makers else None
+    )
+    layers = args.layers or main_layers(model)
+    kept = extract(model, images, layers, views=views, seed=args.seed, out=args.out, progress=not args.no_progress)
     print(f"{kept!r}\nin {args.out}")
 
 
@@ -115,6 +136,11 @@ def features_options(parser: argparse.ArgumentParser) -> None:
     data_option(parser, "images; by default those of the training")
     parser.add_argument("--layers", nargs="+", help="module paths (`workbench show RUN --layers`); by default the main ones")
     parser.add_argument("--step", type=int, help="which of the kept steps; by default the last")
+    parser.add_argument("--n", type=int, help="at most so many images, the first; by default all")
+    parser.add_argument(
+        "--views", help="how views are made (augment, rerender ...), a row each, as lidar and alignment want them"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the views; default 0")
     parser.add_argument("--out", required=True, help="folder for the store; an interrupted one is gone on with")
     parser.add_argument("--no-progress", action="store_true", help="show no bar")
 
@@ -123,6 +149,7 @@ def measure(args: argparse.Namespace) -> None:
     """Measure every layer of kept features.
 
     workbench measure features/demo --measures rankme participation_ratio
+    workbench measure features/views --measures lidar alignment
     """
     from workbench.features import Features
     from workbench.measures.table import over_layers

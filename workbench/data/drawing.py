@@ -1,5 +1,6 @@
 """What every drawn data set shares: colours of hue, saturation and value, and a table of factors made pixels."""
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -27,6 +28,13 @@ def draw(renderer: Renderer, factors: pd.DataFrame) -> Tensor:
         drawn = renderer({name: values[rows] for name, values in columns.items()})
         parts.append(drawn.mul_(255).round_().to(torch.uint8))
     return torch.cat(parts)
+
+
+def whole(**values: object) -> None:
+    """Raises TypeError where a value is no whole number."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"{name} is a whole number, but got {value!r}")
 
 
 def rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.data.drawing import draw, grid, rgb
+from workbench.data.drawing import draw, grid, rgb, whole
 from workbench.data.images import Images
 
 __all__ = ["SHAPES", "SpriteRenderer", "sprites"]
@@ -59,6 +59,7 @@ def sprites(
         >>> sprites(None, scales=1, orientations=4, positions=2, hues=1, background_hues=1).pixels.shape
         torch.Size([80, 3, 32, 32])
     """
+    whole(n=1 if n is None else n, size=size, seed=seed)
     counts = {"scales": scales, "orientations": orientations, "positions": positions, "hues": hues}
     renderer = SpriteRenderer(size=size, shapes=tuple(shapes), background_hues=background_hues, **counts)
     lengths = [len(values) for values in renderer.grid.values()]
@@ -97,6 +98,7 @@ class SpriteRenderer:
         if unknown or not shapes:
             raise ValueError(f"the shapes are {list(SHAPES)}, but got {list(shapes)}")
         counts = {"scales": scales, "orientations": orientations, "positions": positions, "hues": hues}
+        whole(size=size, background_hues=background_hues, **counts)
         for name, count in (counts | {"background_hues": background_hues, "size": size // 8}).items():
             if count < 1:
                 raise ValueError(

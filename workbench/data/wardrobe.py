@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.data.drawing import draw, grid, rgb
+from workbench.data.drawing import draw, grid, rgb, whole
 from workbench.data.fashion import FASHION_CLASSES, SIDE, embedded
 from workbench.data.images import Images
 
@@ -47,6 +47,7 @@ def garments(n: int = 10_000, *, split: Literal["train", "test"] = "train", size
     """
     if split not in ("train", "test"):
         raise ValueError(f"garments have the splits 'train' and 'test', but got {split!r}")
+    whole(n=n, size=size, seed=seed)
     if n < 1:
         raise ValueError(f"at least 1 image is drawn, but n is {n}")
     renderer = GarmentRenderer(size=size)
@@ -108,6 +109,7 @@ class GarmentRenderer:
     nuisances = tuple(ranges)
 
     def __init__(self, *, size: int = 32) -> None:
+        whole(size=size)
         if size < 8:
             raise ValueError(f"a garment needs at least 8x8 pixels, but size is {size}")
         self.size = size

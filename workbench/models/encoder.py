@@ -27,6 +27,10 @@ class Projector(nn.Sequential):
     """
 
     def __init__(self, widths: Sequence[int], *, norm_last: bool = False) -> None:
+        if isinstance(widths, str) or any(isinstance(w, bool) or w != int(w) or w < 1 for w in widths):
+            raise ValueError(
+                f"a projector's widths are whole numbers of at least 1, such as [512, 2048, 128], but got {widths!r}"
+            )
         *hidden, last = pairwise(widths) if len(widths) > 1 else [None]
         blocks = [nn.Sequential(nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU()) for a, b in hidden]
         if last:

@@ -38,6 +38,8 @@ class Objective(nn.Module, abc.ABC):
             objective.after_step(model, progress=step / steps)
     """
 
+    undecayed: tuple[str, ...] = ()  # names of its parts whose learning rate stays at its height after the warm-up
+
     def read(self, factors: Any) -> None:
         """Called before ``begin`` with the table of factors of the images; what needs a label takes it here."""
 
@@ -71,7 +73,9 @@ class Objective(nn.Module, abc.ABC):
 
 
 def positive(name: str, value: int | float) -> int | float:
-    """Returns ``value``, or says that it must be above 0."""
+    """Returns ``value``, or says that it must be a number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number above 0, but got {value!r}.")
     if not value > 0:
         raise ValueError(f"{name} must be above 0, but got {value}.")
     return value

@@ -5,7 +5,7 @@ With :math:`p = h(z)` the predictor's output and sg the stop-gradient,
 .. math:: L = -\frac{1}{2N} \sum_i \left[ \cos(p_i, \mathrm{sg}(z'_i)) + \cos(p'_i, \mathrm{sg}(z_i)) \right]
 
 As in the authors' code each view passes by itself, and the predictor sees the batch of all processes. Their projector ends in a
-BatchNorm (``Projector(..., norm_last=True)``), and their predictor's learning rate does not decay.
+BatchNorm (``Projector(..., norm_last=True)``), and their predictor's learning rate does not decay (section 4.2).
 
 References:
     Exploring Simple Siamese Representation Learning (Chen and He, 2021), eq. 1 to 4, https://arxiv.org/abs/2011.10566
@@ -36,6 +36,8 @@ class SimSiam(Objective):
 
     Terms: ``loss``, from -1 to 1.
     """
+
+    undecayed = ("predictor",)
 
     def __init__(self, *, hidden: int | None = None) -> None:
         super().__init__()
