@@ -5,7 +5,8 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 SCALE ?= cpu
-NAME ?= notebooks/papers/*.ipynb
+ALL := notebooks/*.ipynb notebooks/papers/*.ipynb
+NAME ?= $(ALL)
 SERVE ?= 1
 PYTHON ?= $(shell for p in python3 python python3.11 python3.12 python3.13 python3.14; do $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
@@ -23,8 +24,9 @@ demo: $(VENV)/apps.installed  ## train on real garments (at most 2 minutes on a 
 test: $(VENV)/dev.installed  ## the tests, at most 15 minutes on two cores
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15
 
-reproduce: $(VENV)/apps.installed  ## every paper's notebook by papermill, the tables into out/ (NAME=dimensional_collapse SCALE=gpu)
+reproduce: $(VENV)/apps.installed  ## every notebook by papermill at full size, the tables into out/ (NAME=dimensional_collapse SCALE=gpu)
 	$(BIN)/workbench reproduce $(NAME) -p scale $(SCALE)
+	@[ "$(NAME)" != "$(ALL)" ] || $(BIN)/workbench reproduce dimensional_collapse -p scale $(SCALE) -p views redrawn --out out/dimensional_collapse_redrawn
 
 lab: $(VENV)/apps.installed  ## JupyterLab on the notebooks
 	$(BIN)/workbench lab
@@ -33,7 +35,7 @@ apps: $(VENV)/apps.installed  ## the apps, on the runs in runs/
 	$(BIN)/workbench apps
 
 notebooks: $(VENV)/apps.installed  ## every notebook at smoke scale, rendered with its outputs into out/
-	$(BIN)/workbench reproduce notebooks/*.ipynb notebooks/papers/*.ipynb --html -p scale smoke
+	$(BIN)/workbench reproduce $(ALL) --html -p scale smoke
 
 bench: $(VENV)/bench.installed  ## speed beside the peers
 	for f in benchmarks/*.py; do $(BIN)/python $$f || exit 1; done

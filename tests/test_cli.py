@@ -156,6 +156,7 @@ def test_debug_shows_where_an_error_comes_from():
 
 
 def test_every_verb_has_help_and_every_example_in_it_parses(capsys):
+    from workbench import notebooks
     from workbench.cli import _parser
 
     for name, (verb, _) in VERBS.items():
@@ -166,6 +167,10 @@ def test_every_verb_has_help_and_every_example_in_it_parses(capsys):
             if words[:1] == ["workbench"]:
                 parsed = _parser(words[1:]).parse_args(words[1:])
                 assert parsed.run_verb is verb
+                if name == "reproduce" and parsed.name != ["list"]:
+                    for notebook in parsed.name:
+                        path = notebooks.notebook_paths()[notebook]
+                        notebooks._checked(path, notebooks.parameters_of(path), {k: value(v) for k, v in parsed.parameter})
 
 
 def test_menus_find_what_stands_in_the_library(capsys):

@@ -1,5 +1,6 @@
 """Panels without a browser: what their state makes of tables, toys and lessons, and that torch waits for its time."""
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -183,6 +184,15 @@ def test_runs_are_found_in_folders_and_bad_paths_get_a_sentence(measured_run, tm
     assert any("damaged" in c for c in complaints)
     assert "/no/where is no run: it does not exist." in complaints
     assert any("holds no runs yet" in c for c in complaints)
+
+
+def test_runs_are_looked_for_three_folders_down_and_no_deeper(measured_run, tmp_path):
+    run = measured_run("near")
+    for depth in ("a/b/c", "a/b/c/d"):
+        shutil.copytree(run, tmp_path / "many" / depth)
+    (tmp_path / "many/a/b/c/d").rename(tmp_path / "many/a/b/c/far")
+    found, _ = find_runs([tmp_path / "many"])
+    assert [run.path.relative_to(tmp_path / "many").as_posix() for run in found.values()] == ["a/b/c"]
 
 
 def test_a_run_that_leads_out_of_its_folder_gets_a_sentence(tmp_path):

@@ -1,5 +1,7 @@
 """Dimensional collapse: the linear networks behave as the paper's theorems say; the real recipes are what they claim to be."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +21,15 @@ def test_gap_of_the_augmented_dimensions_grows_with_augmentation():
         gaps = [dc.split_gap(dc.augmentation_toy(s, seed=seed, every=5000)) for s in expected]
         assert np.allclose(gaps, list(expected.values()), atol=0.1), (seed, gaps)
         assert np.all(np.diff(gaps) < 0)
+
+
+def test_it_is_the_augmented_inputs_that_a_layer_stops_reading():
+    weight = np.array([[3.0, 0.0, 1.0, 0.5], [4.0, 5.0, 0.0, 0.0]])
+    assert math.isclose(dc.input_gap(weight, augmented=2), math.log(0.5) / 2 - math.log(5))
+    expected = {0.01: 0.0, 1.5: -1.3, 3.0: -2.5}
+    for seed in SEEDS:
+        ends = [list(dc.augmentation_live(s, seed=seed, every=5000))[-1] for s in expected]
+        assert np.allclose([dc.input_gap(end.weights[0]) for end in ends], list(expected.values()), atol=0.1)
 
 
 def test_collapsed_dimensions_are_the_augmented_ones():
@@ -184,9 +195,9 @@ def test_conditions_differ_in_the_projector_alone():
     assert not torch.equal(weights[0], torch.cat([p.flatten() for p in other.backbone.parameters()]))
     x = torch.rand(4, 3, 32, 32)
     assert {c: m(x).z.shape[1] for c, m in models.items()} == {
-        "2-layer MLP": 16, "linear": 16, "none": 32, "DirectCLR": 32, "fixed orthogonal": 6, "resampled": 6,
+        "2-layer MLP": 16, "linear": 16, "none": 32, "DirectCLR": 32, "fixed low-rank": 6, "resampled": 6,
     }  # fmt: skip
-    assert [p.requires_grad for p in models["fixed orthogonal"].projector.parameters()] == []
+    assert [p.requires_grad for p in models["fixed low-rank"].projector.parameters()] == []
 
 
 def test_dimensions_that_directclr_leaves_alone_learn_through_the_residual():

@@ -8,7 +8,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from workbench.notebooks import ReproductionError, notebook_paths, parameters_of, reproduce, results
+from workbench.notebooks import ReproductionError, _checked, notebook_paths, parameters_of, reproduce, results
 
 PARAMETERS = """\
 scale = "smoke"
@@ -84,6 +84,13 @@ def test_what_may_not_be_set_is_refused_before_anything_runs(tmp_path, given, er
     with pytest.raises(error, match=said):
         reproduce(write(tmp_path / "a.ipynb"), given, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_number_of_seeds_stands_for_the_first_ones():
+    path = notebook_paths()["dimensional_collapse"]
+    assert _checked(path, parameters_of(path), {"seeds": 2}) == {"seeds": [0, 1]}
+    with pytest.raises(TypeError, match=r"seeds must be list, such as \[0, 1, 2\], but got 0"):
+        _checked(path, parameters_of(path), {"seeds": 0})
 
 
 def test_a_failing_cell_is_named_and_marked_and_the_rest_is_pending(tmp_path):

@@ -48,7 +48,8 @@ def reproduce(
 
     Arguments:
         name: ``"dimensional_collapse"`` for ``notebooks/papers/dimensional_collapse.ipynb``, or a path.
-        parameters: Values in place of those in the notebook's cell tagged ``parameters``.
+        parameters: Values in place of those in the notebook's cell tagged ``parameters``. Where ``seeds`` is a list there, a
+            number n stands for the seeds 0 to n - 1.
         out: Folder for the executed notebook and its results; ``out/<name>`` where none is given.
         timeout: Seconds that one cell may take.
         progress: Whether a terminal shows the cell that runs.
@@ -146,6 +147,8 @@ def _checked(path: Path, known: dict[str, Any], given: dict[str, Any]) -> dict[s
     for key, value in given.items():
         if key not in known:
             raise KeyError(f"{path.stem} has no parameter {key!r}; it has {', '.join(known) or 'none'}")
+        if key == "seeds" and isinstance(known[key], list) and type(value) is int and value > 0:
+            given[key] = value = list(range(value))
         if not _agrees(value, known[key]):
             raise TypeError(f"{path.stem}: {key} must be {type(known[key]).__name__}, such as {known[key]!r}, but got {value!r}")
         if isinstance(value, str | Path) and os.sep in str(value) and Path(value).exists():

@@ -28,9 +28,7 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[dict[str, Run], list[str]]:
     found: dict[str, Run] = {}
     complaints = []
     for path in map(Path, paths):
-        inside = (
-            [path] if (path / "run.json").exists() or not path.is_dir() else sorted(p.parent for p in path.glob("**/run.json"))
-        )
+        inside = [path] if (path / "run.json").exists() or not path.is_dir() else _inside(path)
         if not inside:
             complaints.append(f"{path} holds no runs yet; `workbench train --out {path}/NAME` makes one.")
         for folder in inside:

@@ -53,6 +53,7 @@ __all__ = [
     "depth_live",
     "depth_toy",
     "gradient_flow",
+    "input_gap",
     "measure",
     "raw_pixels",
     "recipe",
@@ -216,10 +217,20 @@ def _moment(step: int, weights: Sequence[Tensor], z: Tensor) -> Moment:
     return Moment(step, table, tuple(w.double().numpy() for w in weights))
 
 
+def input_gap(weight: np.ndarray, *, augmented: int = 8) -> float:
+    """Returns the mean ln norm of the last ``augmented`` columns of ``weight`` (K, D) minus that of the others.
+
+    Column j is what the layer reads of input j. The gap is near 0 where augmentation does nothing, and falls as the layer stops reading what is augmented.
+    """
+    log = np.log(np.linalg.norm(weight, axis=0))
+    return float(log[-augmented:].mean() - log[:-augmented].mean())
+
+
 def split_gap(table: pd.DataFrame, *, matrix: str = "W", kept: int = 8) -> float:
     """Returns, at the last step, the mean ln of the values beyond rank ``kept`` minus that of the first ``kept``.
 
-    It is near 0 where nothing collapses, and falls as the last ones do.
+    Values are in falling order, so that it is a little below 0 even where nothing collapses; it falls as the last ones do.
+    Whether those are the augmented inputs, :func:`input_gap` says.
     """
     last = table[(table.step == table.step.max()) & (table.matrix == matrix)]
     log = np.log(last.value)
@@ -293,7 +304,7 @@ PUBLISHED = {
     "linear": 61.1,
     "none": 51.5,
     "DirectCLR": 62.7,
-    "fixed orthogonal": 62.3,
+    "fixed low-rank": 62.3,
     "resampled": 43.0,
 }
 """The paper's conditions, and the accuracy (%) of a linear probe on ImageNet that it gives them (tables 1 and 2, appendix F)."""
@@ -343,7 +354,7 @@ def recipe(condition: str, *, scale: str = "cpu", seed: int = 0) -> tuple[Encode
         projector = {
             "2-layer MLP": lambda: Projector([d, d, s.embedding], norm_last=True),
             "linear": lambda: Projector([d, s.embedding]),
-            "fixed orthogonal": lambda: FixedProjector(d, s.dim, kind="orthogonal", seed=seed),
+            "fixed low-rank": lambda: FixedProjector(d, s.dim, kind="orthogonal", seed=seed),
             "resampled": lambda: FixedProjector(d, s.dim, kind="resampled"),
         }.get(condition, lambda: Projector([]))()
     objective = DirectCLR(dim=s.dim, temperature=s.temperature) if condition == "DirectCLR" else SimCLR(temperature=s.temperature)
@@ -370,15 +381,15 @@ def measure(run: Run, *, scale: str = "cpu", step: int | None = None) -> tuple[p
     """Returns what one run's representation and embedding are worth on held-out garments, after ``step`` or at the end.
 
     Returns:
-        measures: Columns layer, measure, value. ``linear`` and ``knn``: accuracies of probes for the label; ``drawn``: mean R2
+        measures: Columns layer, measure, value, n, d, convention. ``linear`` and ``knn``: accuracies of the label; ``drawn``: mean R2
             of ridge regression to the factors in ``DRAWN``; ``rankme``; ``directions``, how many hold 99% of the variance of the
             normalised features. Probes are fitted on the training images.
-        spectra: Columns layer, rank, value: DirectCLR's spectrum of the held-out images.
+        spectra: Columns layer, rank, value, n, d ...: DirectCLR's spectrum of the held-out images.
     """
     model = run.model(step).to("cuda" if torch.cuda.is_available() else "cpu")
     layers = ["backbone", *(["projector"] if len(list(model.projector.children())) else [])]
     known, seen = (extract(model, images, layers, progress=False) for images in _images(scale))
-    return _probed(known, seen), over_layers(seen, spectrum=spectrum)[["layer", "rank", "value"]]
+    return _probed(known, seen), over_layers(seen, spectrum=spectrum)
 
 
 def raw_pixels(*, scale: str = "cpu") -> pd.DataFrame:
@@ -401,8 +412,8 @@ def reproduce(
     Runs that stand in ``out`` are not trained again.
 
     Returns:
-        measures: Columns condition, seed, layer, measure, value; see :func:`measure`.
-        spectra: Columns condition, seed, layer, rank, value.
+        measures: Columns condition, seed, layer, measure, value, n, d, convention; see :func:`measure`.
+        spectra: Columns condition, seed, layer, rank, value, n, d ...
 
     Raises:
         ValueError: If there is no seed or no condition.
@@ -455,8 +466,10 @@ def _probed(known: Features, seen: Features) -> pd.DataFrame:
     probes = {"linear": LinearProbe(), "knn": KNNProbe()}
     tables = [probe_layers(known, seen, factor="label", probe=p).assign(measure=name) for name, p in probes.items()]
     drawn = probe_layers(known, seen, factor=DRAWN).groupby("layer", sort=False)["value"].mean()
-    tables += [drawn.reset_index().assign(measure="drawn"), over_layers(seen, rankme=rankme, directions=_directions)]
-    return pd.concat([t[["layer", "measure", "value"]] for t in tables], ignore_index=True)
+    drawn = drawn.reset_index().assign(measure="drawn", convention=f"mean R2 of {', '.join(DRAWN)}")
+    facts = {"n": len(seen.factors), "d": drawn["layer"].map({layer: z.shape[1] for layer, z in seen.items()})}
+    tables += [drawn.assign(**facts), over_layers(seen, rankme=rankme, directions=_directions)]
+    return pd.concat(tables, ignore_index=True).reindex(columns=["layer", "measure", "value", "n", "d", "convention"])
 
 
 def _directions(z: Tensor) -> float:
