@@ -220,7 +220,8 @@ def _moment(step: int, weights: Sequence[Tensor], z: Tensor) -> Moment:
 def input_gap(weight: np.ndarray, *, augmented: int = 8) -> float:
     """Returns the mean ln norm of the last ``augmented`` columns of ``weight`` (K, D) minus that of the others.
 
-    Column j is what the layer reads of input j. The gap is near 0 where augmentation does nothing, and falls as the layer stops reading what is augmented.
+    Column j is what the layer reads of input j. The gap is near 0 where augmentation does nothing, and falls as the layer stops
+    reading what is augmented.
     """
     log = np.log(np.linalg.norm(weight, axis=0))
     return float(log[-augmented:].mean() - log[:-augmented].mean())
@@ -381,9 +382,9 @@ def measure(run: Run, *, scale: str = "cpu", step: int | None = None) -> tuple[p
     """Returns what one run's representation and embedding are worth on held-out garments, after ``step`` or at the end.
 
     Returns:
-        measures: Columns layer, measure, value, n, d, convention. ``linear`` and ``knn``: accuracies of the label; ``drawn``: mean R2
-            of ridge regression to the factors in ``DRAWN``; ``rankme``; ``directions``, how many hold 99% of the variance of the
-            normalised features. Probes are fitted on the training images.
+        measures: Columns layer, measure, value, n, d, convention. ``linear`` and ``knn``: accuracies of the label; ``drawn``:
+            mean R2 of ridge regression to the factors in ``DRAWN``; ``rankme``; ``directions``, how many hold 99% of the variance
+            of the normalised features. Probes are fitted on the training images.
         spectra: Columns layer, rank, value, n, d ...: DirectCLR's spectrum of the held-out images.
     """
     model = run.model(step).to("cuda" if torch.cuda.is_available() else "cpu")
