@@ -187,12 +187,23 @@ def naive_spectrum(z):
 def test_spectrum_is_the_equation_written_out():
     z = decaying(40, 6)
     table = spectrum(z)
-    assert list(table) == ["rank", "value"]
+    assert list(table) == ["rank", "value", "floor", "n", "d", "convention"]
     assert table["rank"].tolist() == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose(table["value"], naive_spectrum(z), rtol=1e-10)
-    assert table.attrs["n"] == 40
-    assert table.attrs["d"] == 6
-    assert "L2-normalised" in table.attrs["convention"]
+    assert set(table["n"]) == {40}
+    assert set(table["d"]) == {6}
+    assert set(table["convention"]) == {"eigenvalues of the covariance, L2-normalised rows"}
+    plain = spectrum(z, normalise=False, centre=False)
+    assert set(plain["convention"]) == {"eigenvalues of the second moment, rows as they are"}
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_spectrum_carries_its_own_floor(normalise):
+    z = 1e4 * decaying(400, 6)
+    for seen in (z, z.float(), z.half(), Moments.of(z, normalise=normalise), Moments.of(z.float(), normalise=normalise)):
+        floor = spectrum(seen, normalise=normalise)["floor"]
+        assert floor.nunique() == 1
+        assert floor[0] == pytest.approx(numerical_floor(seen, normalise=normalise), rel=1e-6)
 
 
 def test_plain_spectrum_is_numpys_covariance():
@@ -228,7 +239,6 @@ def test_a_cliff_ends_at_the_floor_of_the_precision():
     z = (normal(4000, 8) @ normal(8, 64, seed=2)).float()
     table = spectrum(z, normalise=False)
     floor = numerical_floor(z, normalise=False)
-    assert table.attrs["floor"] == pytest.approx(floor, rel=1e-6)
     tail = table["value"][8:]
     assert 0.7 * floor < tail.median() < 1.2 * floor
     assert tail.max() < 4 * floor
@@ -757,19 +767,39 @@ class Layers(dict):
 def test_over_layers_is_tidy():
     z, source = views(30, 4, 12)
     features = Layers({"backbone": z, "projector": z[:, :5]}, pd.DataFrame({"source": source.numpy()}))
-    table = over_layers(features, rank=rankme, lidar=lidar, spectrum=spectrum, top=lambda z: float(z.max()))
-    assert list(table)[:6] == ["layer", "measure", "value", "n", "d", "convention"]
-    scalars = table[table["measure"] != "spectrum"]
-    assert len(scalars) == 6
-    assert len(table) == 6 + 12 + 5
+    table = over_layers(features, rank=rankme, lidar=lidar, top=lambda z: float(z.max()))
+    assert list(table) == ["layer", "measure", "value", "n", "d", "convention"]
+    assert len(table) == 6
     one = table[(table["layer"] == "projector") & (table["measure"] == "rank")].iloc[0]
     assert (one["value"], one["n"], one["d"]) == (float(rankme(z[:, :5])), 120, 5)
     assert "singular values" in one["convention"]
     assert table["value"].dtype == float
-    curve = table[(table["layer"] == "backbone") & (table["measure"] == "spectrum")]
-    np.testing.assert_allclose(curve["value"], spectrum(z)["value"])
-    assert curve["rank"].tolist() == list(range(1, 13))
-    assert set(curve["n"]) == {120}
+
+
+def test_over_layers_of_spectra_keeps_each_as_it_is():
+    z = views(30, 4, 12)[0]
+    table = over_layers({"backbone": z, "projector": z[:, :5].float()}, spectrum=spectrum)
+    assert list(table) == ["layer", "measure", "value", "n", "d", "convention", "rank", "floor"]
+    for layer, own in {"backbone": z, "projector": z[:, :5].float()}.items():
+        rows = table[table["layer"] == layer].reset_index(drop=True)
+        pd.testing.assert_frame_equal(rows[list(spectrum(own))], spectrum(own))
+    assert table.groupby("layer")["floor"].nunique().eq(1).all() and table["floor"].nunique() == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda z: over_layers({"a": z}), ValueError, "name at least one measure"),
+        (lambda z: over_layers({}, rank=rankme), ValueError, "at least one layer, but the features are empty"),
+        (lambda z: over_layers(z.numpy(), rank=rankme), TypeError, r"Features or {name: matrix}, but got ndarray"),
+        (lambda z: over_layers({"a": z}, rank="rankme"), TypeError, "such as wb.rankme, but rank is 'rankme'"),
+        (lambda z: over_layers({"a": z}, r=rankme, s=spectrum), ValueError, "s gives a table a layer, and r a number"),
+        (lambda z: over_layers({"a": z}, s=spectrum, r=rankme), ValueError, "ask for them one after the other"),
+    ],
+)
+def test_over_layers_says_what_it_wants(make, error, words):
+    with pytest.raises(error, match=words):
+        make(decaying(20, 4))
 
 
 def test_over_layers_gives_intervals_on_request():
@@ -780,8 +810,6 @@ def test_over_layers_gives_intervals_on_request():
     assert (table["value"] <= table["high"]).all()
     want = bootstrap(lidar, z, source, groups=source, interval=0.9, resamples=30)
     assert table.set_index("measure").loc["lidar", "low"] == pytest.approx(want.low)
-    with pytest.raises(ValueError, match="name at least one measure"):
-        over_layers(features)
 
 
 def test_over_layers_takes_the_eigenvalues_once(monkeypatch):

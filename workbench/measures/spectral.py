@@ -50,8 +50,8 @@ def spectrum(z: Matrix | Moments, *, normalise: bool = True, centre: bool = True
         centre: Whether the mean row is taken off; without, these are the eigenvalues of the second moment, over N - 1 too.
 
     Returns:
-        Columns ``rank`` (1 to min(N, D)) and ``value``. ``attrs`` hold ``n``, ``d``, ``convention`` and ``floor``, the value
-        under which an eigenvalue is the rounding of the features; see :func:`numerical_floor`.
+        Columns ``rank`` (1 to min(N, D)) and ``value``, then, the same in every row, ``floor``, under which an eigenvalue is the
+        rounding of the features (:func:`numerical_floor`), ``n``, ``d`` and ``convention``.
 
     References:
         | Understanding Dimensional Collapse in Contrastive Self-supervised Learning (Jing et al., 2022), section 3
@@ -61,11 +61,9 @@ def spectrum(z: Matrix | Moments, *, normalise: bool = True, centre: bool = True
         raise ValueError(f"spectrum(normalise={normalise}) was asked of Moments(normalise={z.normalise}); the two must agree.")
     n, d = shape(z)
     value = singular_values(z, centre=centre, normalise=normalise).square() / max(n - 1, 1)
-    table = pd.DataFrame({"rank": range(1, len(value) + 1), "value": value.cpu().numpy()})
     how = f"eigenvalues of the {'covariance' if centre else 'second moment'}, {_rows(z, normalise=normalise)}"
-    top = float(value[0]) ** 2 / max(n - 1, 1)
-    table.attrs = {"n": n, "d": d, "convention": how, "floor": _floor(z, normalise=normalise, top=top)}
-    return table
+    table = pd.DataFrame({"rank": range(1, len(value) + 1), "value": value.cpu().numpy()})
+    return table.assign(floor=_floor(z, normalise=normalise, top=float(value[0])), n=n, d=d, convention=how)
 
 
 def singular_values(z: Matrix | Moments, *, centre: bool = False, normalise: bool = False) -> Float[Tensor, "k"]:
@@ -230,11 +228,18 @@ def alpha_req(z: Matrix | Moments, *, first: int = 10, last: int = 100, centre: 
             it are left, the value is NaN and a warning says so.
         centre: Whether the mean row is taken off first.
 
+    Raises:
+        ValueError: If the range does not hold at least three eigenvalues, counted from zero.
+
     References:
         | alpha-ReQ: Assessing Representation Quality in Self-Supervised Learning by measuring eigenspectrum decay
           (Agrawal et al., 2022), and the authors' library
         | High-dimensional geometry of population responses in visual cortex (Stringer et al., 2019), methods
     """
+    if first < 0 or last - first < 3:
+        raise ValueError(
+            f"alpha-ReQ fits eigenvalues first to last, counted from zero, at least three, but got {first} to {last}."
+        )
     value = eigenvalues(z, centre=centre, quick=True)
     last = min(last, int((value > 0).sum()))
     how = f"eigenvalues {first + 1} to {last} of the covariance, weights 1/j, {_rows(z, centre=centre)}"
