@@ -393,6 +393,9 @@ def test_alpha_is_the_weighted_fit_written_out():
     assert "eigenvalues 11 to 60" in alpha_req(z[:, :60]).convention
     with pytest.warns(RuntimeWarning, match="Choose the range"):
         assert math.isnan(alpha_req(z[:, :12]))
+    for first, last in ((-3, 100), (20, 10), (10, 12)):
+        with pytest.raises(ValueError, match=f"three eigenvalues or more, .* first={first}, last={last}"):
+            alpha_req(z, first=first, last=last)
 
 
 def test_features_in_which_nothing_varies_have_rank_zero_and_a_warning():
@@ -641,6 +644,17 @@ def test_moments_are_the_sums_written_out():
     np.testing.assert_allclose(seen.second(centre=False), z.T @ z, rtol=1e-12)
 
 
+def test_moments_remember_the_coarsest_type():
+    """What came in half precision stays rounded, whatever comes after; the floor and the numerical rank follow it."""
+    z = normal(40, 6)
+    half = Moments(6).update(z.half()).update(z)
+    assert half.dtype == torch.float16
+    assert half.update(z.bfloat16()).update(z.numpy()).dtype == torch.bfloat16
+    assert Moments.of(z).dtype == Moments.of(z.int()).dtype == torch.float64
+    assert Moments.of(z).merge(Moments.of(z.float())).dtype == torch.float32
+    assert Moments.of(z.float()).merge(Moments.of(z)).dtype == torch.float32
+
+
 def test_spectrum_streams():
     z = decaying(500, 30)
     np.testing.assert_allclose(spectrum(Moments.of(z, normalise=True))["value"], spectrum(z)["value"], rtol=1e-8)
@@ -752,8 +766,33 @@ def test_intervals_keep_groups_together_and_repeat():
     assert vars(one) != vars(bootstrap(lidar, z, source, groups=source, resamples=40, seed=1))
     with pytest.raises(ValueError, match="at least 4 rows"):
         bootstrap(rankme, z[:3])
+    for wrong in (source[:100], torch.cat([source, source])):
+        with pytest.raises(ValueError, match=f"groups must have a value for each of the 160 rows, but got {len(wrong)}"):
+            bootstrap(rankme, z, groups=wrong)
+    with pytest.raises(ValueError, match="beside the features must have a value for each of the 160 rows, but got 100"):
+        bootstrap(lidar, z, source[:100])
     with pytest.raises(ValueError, match="between 0 and 1"):
         bootstrap(rankme, z, interval=95)
+
+
+@pytest.mark.parametrize("measure", [lidar, alignment])
+@pytest.mark.parametrize("q", [2, 4])
+def test_an_interval_of_a_measure_of_views_keeps_the_views_of_an_image_together(measure, q):
+    z, source = views(40, q, 6)
+    seen = []
+
+    def watched(z, source, **settings):
+        seen.append(np.bincount(np.asarray(source))[np.unique(source)].tolist())
+        return measure(z, source, **settings)
+
+    got = bootstrap(watched, z, source, resamples=40)
+    assert seen == [[q] * 40] + [[q] * 20] * 40
+    assert vars(got) == vars(bootstrap(measure, z, source, resamples=40, groups=source))
+    assert vars(got) == vars(bootstrap(measure, z, source.tolist(), resamples=40))
+    coarser = bootstrap(measure, z, source, resamples=40, groups=source // 2)  # two images each, as of one patient
+    assert coarser.low < coarser < coarser.high
+    with pytest.raises(ValueError, match="part the views of one image"):
+        bootstrap(measure, z, source, resamples=40, groups=torch.arange(len(z)))
 
 
 class Layers(dict):

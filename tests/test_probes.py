@@ -43,6 +43,7 @@ def blobs(n=400, d=20, k=4, apart=1.0, seed=0):
 def loss(x, y, w, b, *, c):
     """scikit-learn's objective over n, written out."""
     logits = x @ w.T + b
+    logits -= logits.max(1, keepdims=True)
     fit = np.mean([math.log(sum(math.exp(v) for v in row)) - row[k] for row, k in zip(logits, y, strict=True)])
     return fit + (w**2).sum() / (2 * c * len(x))
 
@@ -120,6 +121,21 @@ def test_solver_reaches_the_minimum_from_a_path_of_penalties():
     gradient = p.T @ z / 200 + 1e-3 * alone[:, :-1]
     assert float(gradient.abs().max()) < 1e-5
     assert float(p.sum(0).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("c", [1.0, 10.0, 100.0, 300.0])
+def test_fully_collapsed_features_are_read(c):
+    """One direction in 256 columns of float32: the second moment that preconditions is far from positive definite."""
+    t = normal(3000, 1)
+    x, y = (t @ normal(1, 256, seed=1)).float(), (3 * t[:, 0]).round().clamp(-2, 2).long() + 2
+    probe = LinearProbe(C=c).fit(x, y)
+    scaled = StandardScaler().fit_transform(x.double())
+    one = 16 * scaled[:, :1]  # 256 equal columns under one penalty
+    best = LogisticRegression(C=c, tol=1e-8, max_iter=10_000).fit(one, y)
+    want = loss(one, y.tolist(), best.coef_, best.intercept_, c=c)
+    got = loss(scaled, y.tolist(), probe.coef_.double().numpy(), probe.intercept_.double().numpy(), c=c)
+    assert got == pytest.approx(want, abs=5e-3)
+    assert probe.score(x, y) > 0.98
 
 
 def test_solver_says_when_it_stopped_early():
@@ -324,8 +340,8 @@ def test_probes_say_what_is_wrong(probe):
 def test_probes_say_what_is_wrong_with_targets():
     x, y = blobs(n=40, d=5)
     words = np.array(["boot", "shirt"])[y.numpy() % 2]
-    with pytest.raises(ValueError, match="all 40 rows are of class"):
-        LinearProbe().fit(x, torch.zeros(40))
+    with pytest.raises(ValueError, match="all 40 rows are of class 3\\.$"):
+        LinearProbe().fit(x, np.full(40, 3))
     with pytest.raises(ValueError, match="for classes use LinearProbe"):
         RidgeProbe().fit(x, words)
     with pytest.raises(ValueError, match="NaN or infinite"):
@@ -338,6 +354,10 @@ def test_probes_say_what_is_wrong_with_targets():
         RidgeProbe([0.0]).fit(x, y)
     with pytest.raises(ValueError, match="temperature positive"):
         KNNProbe(temperature=0).fit(x, y)
+    for k in (0, 5.0, "5"):
+        with pytest.raises(ValueError, match=f"k must be a whole number of at least 1 .* got k={k}"):
+            KNNProbe(k).fit(x, y)
+    assert KNNProbe(np.int64(3)).fit(x, y).score(x, y) > 0
     many, _ = blobs(n=300, d=5)
     with pytest.raises(ValueError, match="for numbers use RidgeProbe"):
         LinearProbe().fit(many, normal(300))
@@ -393,3 +413,81 @@ def test_probe_layers_asks_for_what_is_there():
             probe_layers(names, test, factor=factor)
     with pytest.raises(KeyError, match="no layer 'projector'"):
         probe_layers(train, Layers({"backbone": test["backbone"]}, test.factors))
+
+
+def test_by_default_only_factors_of_which_something_can_be_learned_are_read():
+    train, test = layered(200, 0), layered(100, 1)
+    for features, split in ((train, "train"), (test, "test")):
+        n = len(features.factors)
+        features.factors = features.factors.assign(
+            constant=3,
+            still=0.5,
+            path=[f"{split}/{i}.png" for i in range(n)],
+            again=features.factors["label"].map({0: "boot", 1: "shirt", 2: "bag"}),
+            turned=features.factors["angle"],
+            holes=np.where(np.arange(n) == 7, np.nan, features.factors["angle"]),
+            endless=np.where(np.arange(n) == 7, np.inf, features.factors["angle"]),
+            gaps=np.where(np.arange(n) == 7, None, features.factors["shape"]),
+            elsewhere=np.arange(n) % 3 + 3 * (split == "test"),
+            source=np.arange(n) % 5,
+        )
+    with pytest.warns(UserWarning) as caught:
+        table = probe_layers(train, test)
+    assert table["factor"].unique().tolist() == ["angle", "label", "shape"]
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    for said in (
+        "'constant' (constant)",
+        "'still' (constant)",
+        "'path' (200 values in 200 rows)",
+        "'again' (says the same as 'label')",
+        "'turned' (says the same as 'angle')",
+        "'holes' (missing or infinite in some rows)",
+        "'endless' (missing",
+        "'gaps' (missing",
+        "'elsewhere' (no test row has a value of the training rows)",
+    ):
+        assert said in str(caught[0].message)
+    assert "source" not in str(caught[0].message)
+    named = probe_layers(train, test, factor=["again", "turned"]).set_index(["layer", "factor"])["value"]
+    read = table.set_index(["layer", "factor"])["value"]
+    assert named["backbone", "again"] == read["backbone", "label"]
+    assert named["backbone", "turned"] == pytest.approx(read["backbone", "angle"])
+
+
+def test_factors_that_are_the_same_on_the_training_rows_alone_are_both_read():
+    train, test = layered(200, 0), layered(100, 1)
+    train.factors["biased"], test.factors["biased"] = train.factors["label"], (test.factors["label"] + 1) % 3
+    value = probe_layers(train, test).set_index(["layer", "factor"])["value"]
+    assert value["backbone", "label"] > 0.95 > 0.05 > value["backbone", "biased"]
+
+
+def test_probe_layers_reads_drawn_garments_as_they_come():
+    import workbench as wb
+
+    train, test = (wb.garments(n, split=s) for n, s in ((300, "train"), (100, "test")))
+    layers = [Layers({"pixels": x.pixels.float().mean((2, 3))}, x.factors) for x in (train, test)]
+    with pytest.warns(UserWarning, match=r"'class_name' \(says the same as 'label'\), 'garment' \(300 values in 300 rows\)"):
+        table = probe_layers(*layers)
+    assert {"label", "hue", "light"} <= set(table["factor"])
+
+
+def test_probe_layers_says_which_factor_of_which_layer_is_wrong():
+    train, test = layered(100, 0), layered(60, 1)
+    with pytest.raises(TypeError, match=r"takes Features\(layers, factors\), but train is dict"):
+        probe_layers({"a": train["backbone"]}, test)
+    for probe in (RidgeProbe(), KNNProbe, "knn"):
+        with pytest.raises(TypeError, match="probe reads the classes, as LinearProbe"):
+            probe_layers(train, test, probe=probe)
+    with pytest.raises(ValueError, match="layer 'backbone', factor 'label': k must be a whole number"):
+        probe_layers(train, test, factor="label", probe=KNNProbe(2.0))
+    one = Layers(train, train.factors.assign(label=np.full(100, 3)))
+    with pytest.raises(ValueError, match="layer 'backbone', factor 'label': .* all 100 rows are of class 3"):
+        probe_layers(one, test, factor="label")
+    spoilt = Layers(train, train.factors.assign(angle=np.where(np.arange(100) < 2, np.nan, 0.1)))
+    with pytest.raises(ValueError, match="factor 'angle' is missing or infinite in 2 of the train rows"):
+        probe_layers(spoilt, test, factor=["label", "angle"])
+    with pytest.raises(ValueError, match=r"none of the factors can be read: 'label' \(constant\)"):
+        probe_layers(Layers(one, one.factors[["label"]]), test)
+    with pytest.raises(ValueError, match="none of the factors can be read: there are none"):
+        probe_layers(Layers(one, one.factors[[]]), test)

@@ -1,6 +1,8 @@
 """What the probes share: scikit-learn's contract, and looking at what they are given."""
 
 import inspect
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -13,6 +15,8 @@ from torch import Tensor
 __all__: list[str] = []
 
 Matrix = Float[Tensor, "n d"] | Float[np.ndarray, "n d"]
+FEW = 5  # rows a value, below which a factor names rows rather than classes
+
 Labels = Sequence | np.ndarray | Tensor | pd.Series
 
 
@@ -77,7 +81,7 @@ def as_classes(y: Labels, n: int, *, least: int = 2) -> tuple[np.ndarray, Tensor
         raise ValueError(f"{int(pd.isna(y).sum())} of {n} classes are missing: leave those rows out.")
     classes, index = np.unique(y, return_inverse=True)
     if len(classes) < least:
-        raise ValueError(f"a probe tells classes apart, but all {n} rows are of class {classes[0]!r}.")
+        raise ValueError(f"a probe tells classes apart, but all {n} rows are of class {classes.tolist()[0]!r}.")
     if classes.dtype.kind == "f" and len(classes) > max(100, n // 2):
         raise ValueError(f"y holds {len(classes)} different numbers in {n} rows; for numbers use RidgeProbe.")
     return classes, torch.from_numpy(index.reshape(-1))
@@ -125,3 +129,50 @@ def accuracy(predicted: np.ndarray, y: Labels) -> float:
     if y.shape != predicted.shape:
         raise ValueError(f"there must be one class for each of the {len(predicted)} rows, but y has shape {y.shape}.")
     return float((predicted == y).mean())
+
+
+def legible(train: pd.DataFrame, test: pd.DataFrame) -> list[str]:
+    """Returns the factors of which something can be learned, and warns of the others."""
+    kept, left = [], {}
+    for name in [c for c in train if c in test and c not in ("source", "view")]:
+        why = _illegible(train[name], test[name]) or _said_already(name, kept, pd.concat([train, test], ignore_index=True))
+        if why:
+            left[name] = why
+        else:
+            kept.append(name)
+    said = ", ".join(f"{name!r} ({why})" for name, why in left.items())
+    if not kept:
+        raise ValueError(f"none of the factors can be read: {said or 'there are none'}.")
+    if left:
+        warnings.warn(f"factors that are not read: {said}. To have one read, name it in factor=.", UserWarning, stacklevel=3)
+    return kept
+
+
+def finite(factor: pd.Series) -> pd.Series:
+    """Returns which rows have a value that is not infinite."""
+    return ~factor.isin([math.inf, -math.inf]) & factor.notna()
+
+
+def _illegible(known: pd.Series, asked: pd.Series) -> str:
+    """Returns why nothing can be learned of a factor, or nothing."""
+    if not (finite(known).all() and finite(asked).all()):
+        return "missing or infinite in some rows"
+    values, n = known.nunique(), len(known)
+    if values < 2:
+        return "constant"
+    if pd.api.types.is_float_dtype(known):
+        return "constant" if asked.nunique() < 2 else ""
+    if values > max(n / FEW, min(20, n - 1)):
+        return f"{values:,} values in {n:,} rows"
+    return "" if asked.isin(known.unique()).any() else "no test row has a value of the training rows"
+
+
+def _said_already(name: str, kept: list[str], factors: pd.DataFrame) -> str:
+    """Returns which of the kept factors says the same: equal numbers, or classes that are the same under other names."""
+
+    def content(factor: str) -> np.ndarray:
+        number = pd.api.types.is_float_dtype(factors[factor])
+        return factors[factor].to_numpy(float) if number else pd.factorize(factors[factor])[0]
+
+    same = [other for other in kept if np.array_equal(content(name), content(other))]
+    return f"says the same as {same[0]!r}" if same else ""

@@ -53,11 +53,10 @@ def softmax_regression(
     """
     d, second = len(x), _second(x)
     theta = x.new_zeros(classes, d + 1)
-    target = torch.nn.functional.one_hot(y, classes).T.to(x.dtype)  # (K, n): along rows the softmax is quick
+    target = x.new_zeros(classes, len(y)).scatter_(0, y[None], 1)  # (K, n): along rows the softmax is quick
     found, passes = [], 0
     for penalty in penalties:
-        ridge = penalty + 10 * torch.finfo(x.dtype).eps * float(second.diagonal().mean())
-        factor = torch.linalg.cholesky(second / classes + ridge * torch.eye(d, dtype=x.dtype, device=x.device))
+        factor = _cholesky(second / classes, penalty)
         theta, steps = _minimise(x, target, theta, factor, penalty=penalty, tol=tol, max_iter=max_iter)
         found.append(theta)
         passes += steps
@@ -71,6 +70,21 @@ def _second(x: Tensor) -> Tensor:
     if step > 1:
         x = x[:, : n // 64 * 64].unflatten(1, (-1, 64))[:, ::step].flatten(1)
     return gram(x.T) / x.shape[1]
+
+
+def _cholesky(second: Tensor, penalty: float) -> Tensor:
+    """Returns the factor of ``second`` with the penalty on its diagonal, and with what it takes to be positive after rounding.
+
+    Where the features have collapsed, rounding leaves eigenvalues as low as -eps times the trace.
+    """
+    extra = 10 * torch.finfo(second.dtype).eps * float(second.diagonal().mean())
+    while True:
+        shifted = second.clone()
+        shifted.diagonal().add_(penalty + extra)
+        factor, failed = torch.linalg.cholesky_ex(shifted)
+        if not failed:
+            return factor
+        extra *= 10
 
 
 def _minimise(

@@ -6,7 +6,9 @@ they learn from the training rows alone. :func:`probe_layers` reads every factor
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Integral
 from typing import Self
 
 import numpy as np
@@ -14,7 +16,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from workbench.estimators import Estimator, Labels, Matrix, accuracy, as_classes, as_matrix, as_numbers, narrow, standardise
+from workbench.estimators import (
+    Estimator,
+    Labels,
+    Matrix,
+    accuracy,
+    as_classes,
+    as_matrix,
+    as_numbers,
+    finite,
+    legible,
+    narrow,
+    standardise,
+)
 from workbench.logistic import softmax_regression
 from workbench.measures.moments import gram
 
@@ -199,9 +213,10 @@ class KNNProbe(Estimator):
 
     def fit(self, X: Matrix, y: Labels) -> Self:
         """Keeps the directions of the rows (N, D) and their classes (N)."""
-        if self.k < 1 or (self.temperature is not None and self.temperature <= 0):
+        if not isinstance(self.k, Integral) or self.k < 1 or (self.temperature is not None and self.temperature <= 0):
             raise ValueError(
-                f"k must be at least 1 and temperature positive, but got k={self.k}, temperature={self.temperature}."
+                "k must be a whole number of at least 1 and temperature positive, "
+                f"but got k={self.k}, temperature={self.temperature}."
             )
         x, (self.classes_, y) = as_matrix(X), as_classes(y, len(X), least=1)
         self._bank, self._votes, self.n_features_in_ = torch.nn.functional.normalize(x, dim=1), y.to(x.device), x.shape[1]
@@ -249,7 +264,9 @@ def probe_layers(
 
     Arguments:
         train, test: ``Features`` of the same layers, with the factors of their rows.
-        factor: One name or several; by default every factor that both have, ``source`` and ``view`` apart.
+        factor: One name or several; by default every factor that both have, ``source`` and ``view`` apart, of which something
+            can be learned: one that is constant, nearly a number for each row, not of the test rows, not finite, or that says
+            the same as another is left out, and a warning names it.
         probe: For the classes; by default ``LinearProbe()``.
 
     Returns:
@@ -258,33 +275,52 @@ def probe_layers(
 
     Raises:
         KeyError: If a factor or a layer is missing.
+        TypeError: If there are no factors beside the layers, or ``probe`` does not read classes.
+        ValueError: If a factor cannot be read from a layer, which the message names, or none is left.
 
     Example:
         Which layer holds the label::
 
             probe_layers(extract(model, images, layers), extract(model, held_out, layers), factor="label")
     """
-    names = [factor] if isinstance(factor, str) else factor
-    if names is None:
-        names = [c for c in train.factors if c in test.factors and c not in ("source", "view")]
+    for where, features in (("train", train), ("test", test)):
+        if not isinstance(getattr(features, "factors", None), pd.DataFrame):
+            raise TypeError(f"probe_layers takes Features(layers, factors), but {where} is {type(features).__name__}.")
+    if probe is not None and not (isinstance(probe, Estimator) and probe.kind == "classifier"):
+        raise TypeError(f"probe reads the classes, as LinearProbe() and KNNProbe() do, but got {probe!r}.")
+    names = legible(train.factors, test.factors) if factor is None else [factor] if isinstance(factor, str) else list(factor)
     for where, features in (("train", train), ("test", test)):
         for missing in [n for n in names if n not in features.factors]:
             raise KeyError(f"the {where} features have no factor {missing!r}; they have {', '.join(map(str, features.factors))}")
         for missing in [n for n in train if n not in features]:
             raise KeyError(f"the {where} features have no layer {missing!r}; they have {', '.join(features)}")
+        for name, bad in ((n, int((~finite(features.factors[n])).sum())) for n in names):
+            if bad:
+                raise ValueError(f"factor {name!r} is missing or infinite in {bad} of the {where} rows: leave those rows out.")
     numbers = [n for n in names if pd.api.types.is_float_dtype(train.factors[n])]
     classes = [n for n in names if n not in numbers]
     rows = []
     for layer, z in train.items():
         if numbers:
-            fitted = RidgeProbe().fit(z, train.factors[numbers].to_numpy(float))
-            values = fitted.scores(test[layer], test.factors[numbers].to_numpy(float))
+            with _said_of(layer, *numbers):
+                fitted = RidgeProbe().fit(z, train.factors[numbers].to_numpy(float))
+                values = fitted.scores(test[layer], test.factors[numbers].to_numpy(float))
             rows += [_row(layer, n, fitted, "r2", v, train, test) for n, v in zip(numbers, values, strict=True)]
         for name in classes:
             reader = LinearProbe() if probe is None else type(probe)(**probe.get_params())
-            value = reader.fit(z, train.factors[name]).score(test[layer], test.factors[name])
+            with _said_of(layer, name):
+                value = reader.fit(z, train.factors[name]).score(test[layer], test.factors[name])
             rows.append(_row(layer, name, reader, "accuracy", value, train, test))
     return pd.DataFrame(rows)
+
+
+@contextmanager
+def _said_of(layer: str, *factors: str) -> Iterator[None]:
+    """Puts the layer and the factors before what a probe says is wrong."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"layer {layer!r}, factor {', '.join(map(repr, factors))}: {error}") from error
 
 
 def _row(layer: str, factor: str, probe: Estimator, measure: str, value: float, train: Mapping, test: Mapping) -> dict:

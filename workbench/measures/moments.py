@@ -41,7 +41,7 @@ class Moments:
         n: Rows seen.
         mean: Of the rows (D).
         scatter: Sum of the outer products of the centred rows (D, D).
-        dtype: Of the rows as they came.
+        dtype: Of the rows as they came; of several types, the coarsest, since its rounding is in the sums.
 
     Example:
         >>> seen = Moments(8)
@@ -70,7 +70,7 @@ class Moments:
         """
         if shape(z)[1] != self.d:
             raise ValueError(f"these moments are of rows {self.d} wide, but got rows of {shape(z)[1]}.")
-        self.dtype = dtype(z)
+        self.dtype = _coarser(self.dtype, dtype(z))
         return self._take(chunks(z, normalise=self.normalise))
 
     def merge(self, other: "Moments") -> "Moments":
@@ -80,7 +80,7 @@ class Moments:
                 f"moments of {self.d} columns, normalise={self.normalise}, do not add to moments of {other.d}, "
                 f"normalise={other.normalise}."
             )
-        self.dtype = other.dtype
+        self.dtype = _coarser(self.dtype, other.dtype)
         self._add(other.n, other.mean, other.scatter)
         return self
 
@@ -129,6 +129,10 @@ def dtype(z: Matrix | Moments) -> torch.dtype:
     if kind.is_complex:
         raise TypeError("a measure takes real numbers, but got complex ones.")
     return kind if kind.is_floating_point else torch.float64
+
+
+def _coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:
+    return max(one, other, key=lambda kind: torch.finfo(kind).eps)
 
 
 def chunks(z: Matrix, *, normalise: bool = False, size: int | None = None, kind: torch.dtype = torch.float64) -> Iterator[Tensor]:

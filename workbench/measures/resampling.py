@@ -16,6 +16,7 @@ References:
     | Subsampling (Politis, Romano, Wolf, 1999), section 2.3
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,14 +29,16 @@ from workbench.measures.moments import Matrix, shape
 
 __all__ = ["bootstrap"]
 
+Rows = Sequence | np.ndarray | Tensor | pd.Series
+
 
 def bootstrap(
     measure: Callable[..., float],
     z: Matrix,
-    *beside: Sequence | np.ndarray | Tensor | pd.Series,
+    *beside: Rows,
     interval: float = 0.95,
     resamples: int = 200,
-    groups: Sequence | np.ndarray | Tensor | pd.Series | None = None,
+    groups: Rows | None = None,
     seed: int = 0,
 ) -> Measured:
     """Returns ``measure(z, *beside)`` with an interval, from measuring random halves of the rows.
@@ -49,11 +52,13 @@ def bootstrap(
         beside: What else the measure takes a row at a time, such as the ``source`` of ``lidar``.
         interval: Coverage wanted, between 0 and 1.
         resamples: Halves measured.
-        groups: Which rows stay together (N); ``factors["source"]`` where images have several views.
+        groups: Which rows stay together (N); ``factors["source"]`` where images have several views. By default the
+            ``source`` of a measure that takes one, so that no image loses views.
         seed: Of the draws.
 
     Raises:
-        ValueError: If there are fewer than four rows (or groups).
+        ValueError: If there are fewer than four rows (or groups), if ``groups`` or what stands beside is not of N rows, or if
+            ``groups`` part the views of one image.
 
     Example:
         >>> bootstrap(wb.rankme, torch.randn(500, 32), resamples=50)
@@ -64,9 +69,17 @@ def bootstrap(
         raise ValueError(f"interval must lie between 0 and 1 and resamples be at least 20, but got {interval} and {resamples}.")
     if not isinstance(z, Tensor | np.ndarray):
         raise TypeError("an interval needs the rows: moments have forgotten them. Give the matrix, a memory map for instance.")
+    for other in beside:
+        _require_rows("what stands beside the features", other, n)
+    source = _source(measure, z, beside)
+    groups = source if groups is None else groups
+    unit = np.arange(n) if groups is None else _numbered("groups", groups, n)
+    if source is not None:
+        image = _numbered("source", source, n)
+        if len(set(zip(image.tolist(), unit.tolist(), strict=True))) > image.max() + 1:
+            raise ValueError("groups part the views of one image: all rows of one source must be in one group.")
     value = measure(z, *beside)
     value = value if isinstance(value, Measured) else Measured(value, name=getattr(measure, "__name__", "measure"), n=n, d=d)
-    unit = np.arange(n) if groups is None else np.unique(_array(groups), return_inverse=True)[1].reshape(-1)
     units = int(unit.max()) + 1
     if units < 4:
         raise ValueError(f"an interval needs at least 4 rows (or groups) to draw from, but got {units}.")
@@ -82,9 +95,28 @@ def bootstrap(
     return value.within(float(value - high), float(value - low))
 
 
-def _array(x: Sequence | np.ndarray | Tensor | pd.Series) -> np.ndarray:
+def _source(measure: Callable, z: Matrix, beside: Sequence[Rows]) -> Rows | None:
+    """Returns what ``measure`` gets as the argument ``source``, if it takes one."""
+    try:
+        return inspect.signature(measure).bind(z, *beside).arguments.get("source")
+    except (TypeError, ValueError):
+        return None
+
+
+def _numbered(what: str, x: Rows, n: int) -> np.ndarray:
+    """Returns which of the different values each row has, from 0."""
+    _require_rows(what, x, n)
+    return np.unique(_array(x), return_inverse=True)[1].reshape(-1)
+
+
+def _require_rows(what: str, x: Rows, n: int) -> None:
+    if len(x) != n:
+        raise ValueError(f"{what} must have a value for each of the {n} rows, but got {len(x)}.")
+
+
+def _array(x: Rows) -> np.ndarray:
     return x.cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
 
 
-def _take(x: Sequence | np.ndarray | Tensor | pd.Series, rows: np.ndarray) -> np.ndarray | Tensor:
+def _take(x: Rows, rows: np.ndarray) -> np.ndarray | Tensor:
     return x[torch.from_numpy(rows).to(x.device)] if isinstance(x, Tensor) else np.asarray(x)[rows]

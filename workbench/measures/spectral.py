@@ -237,9 +237,7 @@ def alpha_req(z: Matrix | Moments, *, first: int = 10, last: int = 100, centre: 
         | High-dimensional geometry of population responses in visual cortex (Stringer et al., 2019), methods
     """
     if first < 0 or last - first < 3:
-        raise ValueError(
-            f"alpha-ReQ fits eigenvalues first to last, counted from zero, at least three, but got {first} to {last}."
-        )
+        raise ValueError(f"alpha-ReQ fits three eigenvalues or more, counted from zero, but got first={first}, last={last}.")
     value = eigenvalues(z, centre=centre, quick=True)
     last = min(last, int((value > 0).sum()))
     how = f"eigenvalues {first + 1} to {last} of the covariance, weights 1/j, {_rows(z, centre=centre)}"
