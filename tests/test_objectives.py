@@ -210,7 +210,7 @@ def test_one_view_is_too_few_except_for_labels(kind):
 @every
 def test_three_views_are_not_cut_to_two(kind):
     objective = ready(kind, small())
-    if kind.__name__ in ("SIGReg", "Supervised"):
+    if kind.__name__ in ("SIGReg", "SupCon", "Supervised"):
         assert step(objective, small(), views_of(3))["loss"].isfinite()
         return
     with pytest.raises(ValueError, match=r"compares two views of each image, but got 3; use a view maker with n=2"):
@@ -247,7 +247,7 @@ def test_a_step_before_begin_says_so(kind):
     if kind.__name__ in ("BYOL", "SimSiam"):
         with pytest.raises(RuntimeError, match=rf"{kind.__name__} has not begun.*Call objective.begin"):
             kind()(small(), views_of())
-    elif kind.__name__ == "Supervised":
+    elif kind.__name__ in ("SupCon", "Supervised"):
         with pytest.raises(RuntimeError, match=r"knows no labels: call objective.read\(images.factors\)"):
             kind()(small(), views_of())
     else:  # nothing to make: a plain loop needs no begin

@@ -81,6 +81,13 @@ def positive(name: str, value: int | float) -> int | float:
     return value
 
 
+def one_of(name: str, value: str, known: tuple[str, ...]) -> str:
+    """Returns ``value``, or says what there is to choose from."""
+    if value not in known:
+        raise ValueError(f"{name} is one of {', '.join(map(repr, known))}, but got {value!r}.")
+    return value
+
+
 def two_views(views: Views, name: str) -> tuple[Tensor, Tensor]:
     """Returns the two views, or says what is missing."""
     if len(views.images) != 2:

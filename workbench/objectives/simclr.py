@@ -10,10 +10,20 @@ disagree we follow the authors': the negatives of both views count (DirectCLR's 
 both views pass the network as one batch, so BatchNorm sees them together. Their code sums the two views' means; the paper's
 equation, and we, average them.
 
+Variants, by argument: DCL leaves the positive out of the sum below; in SimCLR-abs and SimCLR-sq (and in DCL's) the negatives
+count with :math:`|u_i \cdot u_k|` and :math:`(u_i \cdot u_k)^2`, so that they become orthogonal, not opposite; "A" centres every
+dimension over the batch before embeddings are scaled to length 1, "B" standardises it instead of that, so that its length is
+:math:`\sqrt{N/M}`.
+
 References:
     A Simple Framework for Contrastive Learning of Visual Representations (Chen et al., 2020), eq. 1,
     https://arxiv.org/abs/2002.05709
+    Decoupled Contrastive Learning (Yeh et al., 2022), eq. 6, https://arxiv.org/abs/2110.06848
+    On the Duality Between Contrastive and Non-Contrastive Self-Supervised Learning (Garrido et al., 2023), section 3 (-abs, -sq),
+    eq. 14 and table 1 (A, B), https://arxiv.org/abs/2206.02574
 """
+
+from typing import Literal
 
 import torch
 import torch.nn as nn
@@ -23,7 +33,7 @@ from torch import Tensor
 
 from workbench.core import Views
 from workbench.distributed import gather, rank
-from workbench.objectives.base import Objective, embed_together, in_full_precision, positive, two_views
+from workbench.objectives.base import Objective, embed_together, in_full_precision, one_of, positive, two_views
 
 __all__ = ["SimCLR"]
 
@@ -37,6 +47,9 @@ def nt_xent(
     *,
     temperature: float,
     first: int = 0,
+    negatives: Literal["cosine", "abs", "sq"] = "cosine",
+    decoupled: bool = False,
+    unit: bool = True,
 ) -> Float[Tensor, ""]:
     """Normalised-temperature cross-entropy of two views, in nats; log(2n - 1) where all embeddings are one point.
 
@@ -44,34 +57,72 @@ def nt_xent(
         z1, z2: Row i of each is a view of image i.
         all1, all2: What to look among, where that is more: the batch of all processes, of which z1 and z2 are the rows from
             ``first`` on. Each process then holds 2n x 2m similarities, not 2m x 2m.
-        temperature: Divides the cosines.
+        temperature: Divides the similarities.
+        negatives: Whether other images count with their cosine, its magnitude or its square.
+        decoupled: Whether the positive is left out of the sum over which it is sought.
+        unit: Whether embeddings are scaled to length 1 first.
     """
     all1, all2 = (z1, z2) if all1 is None or all2 is None else (all1, all2)
     n, m = len(z1), len(all1)
-    own = F.normalize(torch.cat([z1, z2]), dim=1) / temperature
-    others = F.normalize(torch.cat([all1, all2]), dim=1)
-    logits = own @ others.T  # 2n 2m
+    own, others = torch.cat([z1, z2]), torch.cat([all1, all2])
+    if unit:
+        own, others = F.normalize(own, dim=1), F.normalize(others, dim=1)
     row = torch.arange(2 * n, device=z1.device)
     itself = row % n + first + m * (row // n)
+    partner = (itself + m) % (2 * m)
+    if negatives == "cosine":
+        logits = (own / temperature) @ others.T  # 2n 2m
+    else:
+        similarity = own @ others.T
+        magnitude = similarity.abs() if negatives == "abs" else similarity.square()
+        logits = magnitude.index_put((row, partner), similarity[row, partner]) / temperature
+    positive = logits[row, partner]
     with torch.no_grad():  # the softmax gives these entries no gradient anyway; recording it would copy the largest tensor
         logits[row, itself] = -torch.inf
-    return F.cross_entropy(logits, (itself + m) % (2 * m))
+        if decoupled:
+            logits[row, partner] = -torch.inf
+    return (logits.logsumexp(1) - positive).mean() if decoupled else F.cross_entropy(logits, partner)
+
+
+@in_full_precision
+def normalised_dimensions(z: Float[Tensor, "n m"], *, scale: bool) -> Float[Tensor, "n m"]:
+    """Subtracts from every dimension its mean over the batch; with ``scale`` its length becomes sqrt(n / m) too (eq. 14)."""
+    z = z - z.mean(0)
+    return F.normalize(z, dim=0) * (len(z) / z.shape[1]) ** 0.5 if scale else z
 
 
 class SimCLR(Objective):
     """SimCLR on the embedding ``z``; its authors' is ``Projector([2048, 2048, 128], norm_last=True)``.
 
     Arguments:
-        temperature: Above 0; the paper's 0.1 for ImageNet, 0.5 for CIFAR-10.
+        temperature: Above 0; the paper's 0.1 for ImageNet, 0.5 for CIFAR-10. (Garrido et al. find 0.15 best at 100 epochs.)
+        negatives: ``"cosine"``, or ``"abs"`` and ``"sq"`` for SimCLR-abs and SimCLR-sq.
+        decoupled: Whether the positive is left out of the denominator: DCL (with ``negatives``, DCL-abs and DCL-sq).
+        dimensions: ``"free"``, or ``"centred"`` (Garrido et al.'s A) or ``"standardised"`` (B) over the batch.
 
-    Terms: ``loss``, from 0 up to about 2 / temperature + log(2N).
+    Terms: ``loss``, from 0 up to about 2 / temperature + log(2N) (decoupled, it may fall below 0).
     """
 
-    def __init__(self, *, temperature: float = 0.1) -> None:
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.1,
+        negatives: Literal["cosine", "abs", "sq"] = "cosine",
+        decoupled: bool = False,
+        dimensions: Literal["free", "centred", "standardised"] = "free",
+    ) -> None:
         super().__init__()
         self.temperature = positive("temperature", temperature)
+        self.negatives = one_of("negatives", negatives, ("cosine", "abs", "sq"))
+        self.decoupled = decoupled
+        self.dimensions = one_of("dimensions", dimensions, ("free", "centred", "standardised"))
 
     def forward(self, model: nn.Module, views: Views) -> dict[str, Tensor]:
-        e1, e2 = embed_together(model, two_views(views, "SimCLR"))
-        loss = nt_xent(e1.z, e2.z, gather(e1.z), gather(e2.z), temperature=self.temperature, first=rank() * len(e1.z))
-        return {"loss": loss}
+        z1, z2 = (e.z for e in embed_together(model, two_views(views, "SimCLR")))
+        all1, all2, first = gather(z1), gather(z2), rank() * len(z1)
+        if self.dimensions != "free":
+            scale = self.dimensions == "standardised"
+            all1, all2 = (normalised_dimensions(z, scale=scale) for z in (all1, all2))
+            z1, z2 = (z[first : first + len(z1)] for z in (all1, all2))
+        how = {"negatives": self.negatives, "decoupled": self.decoupled, "unit": self.dimensions != "standardised"}
+        return {"loss": nt_xent(z1, z2, all1, all2, temperature=self.temperature, first=first, **how)}

@@ -18,11 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.core import Embedding, Views
-from workbench.objectives.base import Objective, checked, embed, in_full_precision
+from workbench.objectives.base import checked, embed, in_full_precision
+from workbench.objectives.labelled import Labelled
 
 __all__ = ["Supervised"]
-
-UNREAD = "Supervised knows no labels: call objective.read(images.factors) before objective.begin(...)."
 
 
 @in_full_precision
@@ -31,7 +30,7 @@ def cross_entropy(logits: Float[Tensor, "n c"], y: Int[Tensor, " n"], *, smoothi
     return F.cross_entropy(logits, y, label_smoothing=smoothing)
 
 
-class Supervised(Objective):
+class Supervised(Labelled):
     """Cross-entropy of a linear head on the embedding ``z`` (with ``Projector([])`` that is ``h``), for any number of views.
 
     Labels come from the images: ``read(images.factors)``, which the Trainer calls, keeps one class for every row, and
@@ -46,51 +45,19 @@ class Supervised(Objective):
     """
 
     def __init__(self, *, factor: str = "label", classes: list[Any] | None = None, smoothing: float = 0.0) -> None:
-        super().__init__()
-        self.factor, self.classes, self.smoothing = factor, classes, smoothing
-        self.register_buffer("labels", None, persistent=False)
+        super().__init__(factor, classes)
+        self.smoothing = smoothing
         self.register_module("head", None)
 
-    def read(self, factors: Any) -> None:
-        """Takes the labels from a table of factors, one row an image.
-
-        Raises:
-            KeyError: If it has no column of that name.
-            ValueError: If labels are missing, continuous, or not among ``classes``.
-        """
-        if self.factor not in factors:
-            raise KeyError(f"Supervised learns the factor {self.factor!r}, but the images have {list(factors)}; choose factor=.")
-        column = factors[self.factor]
-        if column.isna().any():
-            raise ValueError(f"{column.isna().sum()} of {len(column)} images have no {self.factor!r}; keep those that have one.")
-        if column.dtype.kind == "f" and (column % 1 != 0).any():
-            raise ValueError(
-                f"the factor {self.factor!r} is continuous ({column.nunique():,} values in {len(column):,} images), but "
-                f"Supervised names classes; cut it into bins first, with pandas.cut(...).cat.codes."
-            )
-        if self.classes is None:
-            self.classes = sorted(column.unique().tolist())
-        codes = column.map({value: code for code, value in enumerate(self.classes)})
-        if codes.isna().any():
-            raise ValueError(
-                f"the images have the {self.factor!r} {column[codes.isna()].iloc[0]!r}, which is not among the classes "
-                f"{self.classes}; give the classes, or make a new Supervised for other images."
-            )
-        self.labels = torch.tensor(codes.to_numpy("int64"))
-
     def begin(self, model: nn.Module, sample: Embedding) -> None:
-        if self.classes is None:
-            raise RuntimeError(UNREAD)
         kind = torch.promote_types(sample.z.dtype, torch.float32)
-        self.head = nn.Linear(sample.z.shape[1], len(self.classes)).to(sample.z.device, kind)
-        self.labels = None if self.labels is None else self.labels.to(sample.z.device)
+        self.head = nn.Linear(sample.z.shape[1], len(self.known_classes())).to(sample.z.device, kind)
 
     def forward(self, model: nn.Module, views: Views) -> dict[str, Tensor]:
-        if self.labels is None:
-            raise RuntimeError(UNREAD)
+        y = self.labels_of(views)
         head = self.begun(self.head)
         images = checked(views, "Supervised", views_at_least=1, images_at_least=1)
         logits = torch.cat([head(e.z) for e in embed(model, images)])  # v*n c
-        y = self.labels[views.index.to(self.labels.device)].repeat(len(images))
+        y = y.to(logits.device).repeat(len(images))
         accuracy = (logits.argmax(1) == y).float().mean()
         return {"loss": cross_entropy(logits, y, smoothing=self.smoothing), "accuracy": accuracy}
