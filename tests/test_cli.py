@@ -86,6 +86,25 @@ def test_features_and_measures_agree_with_the_library(trained, tmp_path, capsys)
         assert table.loc[(layer, "participation_ratio"), "value"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_measures_in_a_shell_say_what_they_are_of_and_how_they_were_taken(tmp_path, capsys):
+    layers = {"backbone": torch.randn(1200, 24), "projector": torch.randn(1200, 8)}
+    wb.Features(layers, pd.DataFrame({"label": range(1200)})).save(tmp_path / "kept")
+    assert main(["measure", str(tmp_path / "kept"), "--measures", "rankme", "alpha_req", "--interval", "0.9"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    want = wb.bootstrap(wb.rankme, layers["projector"], interval=0.9)
+    assert lines[2].split()[0] == "projector"
+    assert f" {want:.4g} [{want.low:.4g}, {want.high:.4g}]" in lines[2]
+    assert lines[4] == "N = 1,200 rows; D = 24 (backbone), 8 (projector)"
+    assert lines[5] == f"rankme: {want.convention}"
+    assert lines[6] == f"alpha_req (backbone): {wb.alpha_req(layers['backbone']).convention}"
+    assert lines[7].startswith("alpha_req (projector): eigenvalues 11 to 8 ")
+    assert len(lines) == 8
+    assert main(["measure", str(tmp_path / "kept")]) == 0
+    assert "[" not in capsys.readouterr().out
+    assert main(["measure", str(tmp_path / "kept"), "--interval", "95"]) == 1
+    assert "interval must lie between 0 and 1" in capsys.readouterr().err
+
+
 def test_features_of_views_are_measured_in_a_shell(trained, tmp_path, capsys):
     out = tmp_path / "views"
     asked = ["features", str(trained), "--layers", "backbone", "--views", "augment", "--set", "views.n=3", "--n", "16"]
@@ -107,6 +126,11 @@ def test_a_run_is_replayed_in_a_shell(trained, capsys):
     last = table[(table["step"] == 6) & (table["layer"] == "projector") & (table["measure"] == "rankme")]["value"].item()
     row = next(line for line in printed.splitlines() if line.split()[0] == "projector")
     assert f"{last:.4g}" in row.split()
+    assert "N = 48 rows; D = 32 (backbone), 8 (projector)" in printed
+    assert "rankme: entropy of the singular values, uncentred, eps=1e-07" in printed
+    assert "knn: label, by 20 nearest of 48 rows" in printed
+    assert main([*asked, "--factor", "colour"]) == 1
+    assert "no factor 'colour'; they have label, class_name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """Replaying: what the tables say is what the measures say of each snapshot, and nothing is measured twice."""
 
+import warnings
+
+import pandas as pd
 import pytest
 import torch
 
@@ -82,8 +85,88 @@ def test_another_factor_is_measured_anew(run):
     def knn(factor):
         table = wb.replay(run, layers=["backbone"], steps=[0], n=64, factor=factor, progress=False)["measures"]
         assert set(table["factor"]) == {factor}
-        return "knn" in set(table["measure"])
+        return table.set_index("measure").loc["knn", ["value", "convention"]].tolist()
 
-    assert knn("label")
-    assert not knn("nobody")  # no such column, no neighbours
-    assert knn("label")
+    images = wb.garments(256, split="test")[:64], wb.garments(256)[:64]
+    seen, known = (wb.extract(run.model(0), x, "backbone", progress=False) for x in images)
+    for factor in ("label", "class_name", "garment"):
+        probe = wb.KNNProbe().fit(known["backbone"], known.factors[factor])
+        how = f"{factor}, by 20 nearest of 64 rows, cosine, weights exp(cos / 0.07)"
+        assert knn(factor) == [probe.score(seen["backbone"], seen.factors[factor]), how]
+
+
+@pytest.mark.parametrize(
+    ("factor", "error", "said"),
+    [
+        ("lable", KeyError, "no factor 'lable'; they have label, class_name, garment"),
+        ("rotation", ValueError, r"vote for classes, but the factor 'rotation' is of numbers \(float32\)"),
+        ("gaps", ValueError, "factor 'gaps' is missing in 2 of 100 images"),
+    ],
+)
+def test_a_factor_that_cannot_be_voted_for_is_an_error_and_the_tables_stay(run, factor, error, said):
+    images = wb.garments(200)
+    images.factors["gaps"] = ["boot"] * 198 + [None] * 2
+    asked = {"steps": [0], "layers": ["backbone"], "progress": False}
+    before = wb.replay(run, images, **asked)["measures"]
+    assert "knn" in set(before["measure"])
+    with pytest.raises(error, match=said):
+        wb.replay(run, images, factor=factor, **asked)
+    pd.testing.assert_frame_equal(run.table("measures"), before)
+
+
+@pytest.mark.parametrize("label", [None, [0.5, 1.5], ["boot", None]], ids=["none", "numbers", "gaps"])
+def test_without_a_label_to_vote_for_there_are_no_neighbours(run, label):
+    images = wb.garments(100)
+    factors = images.factors.drop(columns="label") if label is None else images.factors.assign(label=label * 50)
+    images = wb.Images(images.pixels, factors, "mine")
+    tables = wb.replay(run, images, steps=[0], layers=["backbone"], progress=False)
+    assert set(tables["measures"]["measure"]) == {"rankme", "normalised_std"}
+
+
+def test_other_images_replace_what_they_disagree_with_and_a_warning_says_so(run):
+    asked = {"layers": ["backbone"], "progress": False}
+    every = wb.replay(run, n=64, **asked)
+    with pytest.warns(UserWarning, match=rf"replaced: measures at {len(run.steps)} steps\.") as caught:
+        tables = wb.replay(run, n=64, steps=[0], factor="class_name", **asked)
+    assert len([w for w in caught if "replaced" in str(w.message)]) == 1
+    assert caught[0].filename == __file__
+    pd.testing.assert_frame_equal(tables["spectrum"], every["spectrum"].sort_values("step", kind="stable", ignore_index=True))
+    with pytest.warns(UserWarning, match=rf"replaced: spectrum at {len(run.steps)} steps, measures at 1 steps"):
+        assert set(wb.replay(run, n=32, steps=[0], **asked)["spectrum"]["step"]) == {0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wb.replay(run, n=32, **asked)
+
+
+def test_more_neighbours_are_measured_anew(run, monkeypatch):
+    """Where fewer images are held out than ``n``, another ``n`` is another bank all the same."""
+    held_out = wb.garments(20, split="test")
+    monkeypatch.setattr(type(run), "held_out", lambda self: held_out)
+    for n in (100, 200):
+        table = wb.replay(run, layers=["backbone"], steps=[0], n=n, progress=False)["measures"].set_index("measure")
+        assert f"of {n} rows" in table.loc["knn", "convention"]
+        assert table.loc["knn", "n"] == 20
+
+
+def test_every_number_says_what_it_was_taken_of_and_how(run):
+    tables = wb.replay(run, n=64, steps=[0], layers=["backbone", "projector"], progress=False)
+    for table in (*tables.values(), run.table("spectrum"), run.table("measures")):
+        assert set(table["n"]) == {64}
+        assert table.groupby("layer")["d"].first().to_dict() == {"backbone": run.model().backbone.out, "projector": 16}
+        assert table["convention"].str.len().min() > 10
+    seen = wb.extract(run.model(0), wb.garments(256, split="test")[:64], "backbone", progress=False)["backbone"]
+    how = tables["measures"].set_index(["layer", "measure"])["convention"]
+    assert how["backbone", "rankme"] == wb.rankme(seen).convention
+    curve = tables["spectrum"][tables["spectrum"]["layer"] == "backbone"]
+    assert set(curve["convention"]) == set(wb.spectrum(seen)["convention"])
+    assert curve["floor"].tolist() == pytest.approx(wb.spectrum(seen)["floor"].tolist())
+
+
+def test_tables_of_before_there_were_conventions_are_measured_anew(run):
+    now = wb.replay(run, n=48, steps=[0], layers=["backbone"], progress=False)
+    for name, table in now.items():
+        run.write_table(name, table.drop(columns=["convention", "n"]).assign(value=-1.0))
+    with pytest.warns(UserWarning, match="replaced: spectrum at 1 steps, measures at 1 steps"):
+        again = wb.replay(run, n=48, steps=[0], layers=["backbone"], progress=False)
+    for name, table in now.items():
+        pd.testing.assert_frame_equal(again[name], table)

@@ -83,6 +83,8 @@ def show_options(parser: argparse.ArgumentParser) -> None:
 def replay_run(args: argparse.Namespace) -> None:
     """Measure every kept step of a run; the tables stay with it.
 
+    Other images, another --n or another --factor replace what was measured before.
+
     workbench replay runs/demo --layers backbone projector
     """
     from workbench.replaying import replay
@@ -90,8 +92,9 @@ def replay_run(args: argparse.Namespace) -> None:
 
     run = Run(args.run, allow=args.allow)
     images = given_images(args, run)
-    table = replay(run, images, layers=args.layers, steps=args.steps, n=args.n, progress=not args.no_progress)["measures"]
-    _print(_by_layer(table[table["step"] == table["step"].max()]))
+    asked = {"layers": args.layers, "steps": args.steps, "n": args.n, "factor": args.factor}
+    table = replay(run, images, **asked, progress=not args.no_progress)["measures"]
+    _print_measures(table[table["step"] == table["step"].max()])
     print(f"\nat step {table['step'].max()}; all {table['step'].nunique()} steps are in {run.path / 'tables'}")
 
 
@@ -102,6 +105,7 @@ def replay_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", nargs="+", help="module paths; by default the stages of the backbone and the projector")
     parser.add_argument("--steps", nargs="+", type=int, help="which of the kept steps; by default all")
     parser.add_argument("--n", type=int, default=2048, help="images; default 2048")
+    parser.add_argument("--factor", help="whose classes the nearest neighbours vote for; default label, where there is one")
     parser.add_argument("--no-progress", action="store_true", help="show no bar")
 
 
@@ -149,6 +153,7 @@ def measure(args: argparse.Namespace) -> None:
     """Measure every layer of kept features.
 
     workbench measure features/demo --measures rankme participation_ratio
+    workbench measure features/demo --measures rankme --interval 0.95
     workbench measure features/views --measures lidar alignment
     """
     from workbench.features import Features
@@ -156,23 +161,37 @@ def measure(args: argparse.Namespace) -> None:
 
     known = measures()
     names = [choose("measure", name, known) for name in args.measures]
-    table = over_layers(Features.load(args.features), **{name: known[name] for name in names})
+    table = over_layers(Features.load(args.features), interval=args.interval, **{name: known[name] for name in names})
     if args.csv:
         print(table.to_csv(index=False), end="")
     else:
-        _print(_by_layer(table))
+        _print_measures(table)
 
 
 def measure_options(parser: argparse.ArgumentParser) -> None:
     """Adds the features and the measures."""
     parser.add_argument("features", help="folder that `workbench features` wrote")
     parser.add_argument("--measures", nargs="+", default=["rankme"], help="see `workbench measures`; default rankme")
+    parser.add_argument(
+        "--interval", type=float, metavar="COVERAGE", help="add an interval, such as 0.95, from random halves of the rows"
+    )
     parser.add_argument("--csv", action="store_true", help="print a tidy table as CSV")
 
 
-def _by_layer(table: "pd.DataFrame") -> "pd.DataFrame":
-    wide = table.pivot(index="layer", columns="measure", values="value")
-    return wide.reindex(index=table["layer"].unique(), columns=table["measure"].unique()).reset_index()
+def _print_measures(table: "pd.DataFrame") -> None:
+    """Prints a row a layer and a column a measure, then of how many rows and columns the numbers are, and how they were taken."""
+    table = table.assign(shown=[f"{v:.4g}" for v in table["value"]])
+    if "low" in table:
+        table["shown"] += [f" [{low:.4g}, {high:.4g}]" for low, high in zip(table["low"], table["high"], strict=True)]
+    wide = table.pivot(index="layer", columns="measure", values="shown")
+    _print(wide.reindex(index=table["layer"].unique(), columns=table["measure"].unique()).reset_index())
+    rows = ", ".join(f"{n:,}" for n in table["n"].unique())
+    widths = table.groupby("layer", sort=False)["d"].first()
+    print(f"\nN = {rows} rows; D = {', '.join(f'{d:,} ({layer})' for layer, d in widths.items())}")
+    for name, part in table[table["convention"] != ""].groupby("measure", sort=False):
+        for how, same in part.groupby("convention", sort=False):
+            where = "" if len(same) == len(part) else f" ({', '.join(same['layer'])})"
+            print(f"{name}{where}: {how}")
 
 
 def _print(table: "pd.DataFrame") -> None:
