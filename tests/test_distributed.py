@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,7 +17,9 @@ import torch.nn as nn
 
 import workbench.objectives
 from workbench.core import Views
+from workbench.data.images import Images
 from workbench.distributed import from_first, gather, mean_over_processes, rank, world
+from workbench.features import Features, extract
 from workbench.models.encoder import Encoder
 from workbench.objectives.base import Objective
 from workbench.spec import available
@@ -87,6 +90,20 @@ def primitives():
     return {"gathered": g.detach(), "a": a.grad, "b": b.grad, "first": from_first(torch.tensor([float(rank() + 5)]))}
 
 
+class Random:
+    """Views that are nothing but random numbers."""
+
+    def __call__(self, pixels, index):
+        return Views([torch.rand(pixels.shape) for _ in range(2)], index)
+
+
+def extracted(n, **settings):
+    """Features of views that are the views themselves, of so many images."""
+    pixels = torch.zeros(n, 1, 3, 3, dtype=torch.uint8)
+    images = Images(pixels, pd.DataFrame({"row": range(n)}), "black")
+    return extract(nn.Sequential(nn.Flatten()), images, "0", views=Random(), progress=False, **settings)
+
+
 def work(folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=int(os.environ["RANK"]), world_size=2)
     rows = slice(rank() * B // 2, (rank() + 1) * B // 2)
@@ -95,6 +112,8 @@ def work(folder):
         system = System(kind)
         parallel = nn.parallel.DistributedDataParallel(system)
         results[name] = {"by hand": by_hand(kind, rows), "DDP": trained(system, parallel, rows)}
+    for n in (200, 5):  # the second has nothing for one of the processes
+        extracted(n, out=f"{folder}/features-{n}", batch_size=[30, 100][rank()])
     torch.save(results, f"{folder}/{rank()}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -113,7 +132,7 @@ def two(tmp_path_factory):
         for p in started:
             p.kill()
     assert [p.returncode for p in started] == [0, 0], "\n".join(said)
-    return [torch.load(folder / f"{r}.pt") for r in (0, 1)]
+    return [torch.load(folder / f"{r}.pt") | {"folder": folder} for r in (0, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +186,15 @@ def test_gather_adds_up_what_every_process_asks(two):
         torch.testing.assert_close(found["a"], expected)
         torch.testing.assert_close(found["b"], expected)
         assert found["first"].item() == 5
+
+
+@pytest.mark.parametrize("n", [200, 5])
+def test_features_of_views_are_those_of_one_process(two, n):
+    shared, alone = Features.load(two[0]["folder"] / f"features-{n}"), extracted(n)
+    assert torch.equal(shared["0"], alone["0"])
+    pd.testing.assert_frame_equal(shared.factors, alone.factors)
+    assert shared.factors["source"].tolist() == np.repeat(range(n), 2).tolist()
+    assert len(alone["0"].unique(dim=0)) == 2 * n
 
 
 def test_one_process_needs_no_group():

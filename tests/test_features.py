@@ -54,6 +54,131 @@ def test_maps_are_averaged_over_space_and_tokens_over_tokens(images):
     torch.testing.assert_close(features["1"], want)
 
 
+def noise(n, *shape):
+    g = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (n, *shape), generator=g, dtype=torch.uint8)
+    return wb.Images(pixels, pd.DataFrame({"label": np.arange(n) % 5}), "noise")
+
+
+def given(model, name, images):
+    """What a layer gives, by a hook of ours."""
+    kept = []
+    hook = dict(model.named_modules())[name].register_forward_hook(lambda _m, _i, output: kept.append(output))
+    with torch.no_grad():
+        model.eval()(images.pixels.float() / 255)
+    hook.remove()
+    return kept[-1]
+
+
+def test_maps_with_the_channels_last_are_averaged_over_space_too():
+    torch.manual_seed(0)
+    model, images = wb.Timm("swin_tiny_patch4_window7_224", image_size=64), noise(2, 3, 64, 64)
+    first, *stages = layers = ["model.patch_embed.proj", "model.patch_embed", *model.stages]
+    features = wb.extract(model, images, layers, progress=False)
+    assert [z.shape[1] for z in features.values()] == [96, 96, 96, 192, 384, 768]
+    torch.testing.assert_close(features[first], given(model, first, images).mean((2, 3)))
+    for name in stages:
+        torch.testing.assert_close(features[name], given(model, name, images).mean((1, 2)))
+    with pytest.raises(ValueError, match=r"'model\.layers\.0\.blocks\.0\.attn' gives 18 rows for 2 images"):
+        wb.extract(model, images, "model.layers.0.blocks.0.attn", progress=False)
+
+
+class Turned(nn.Module):
+    """(B, C, H, W) to (B, H, W, C)."""
+
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1)
+
+
+def test_maps_whose_three_axes_are_equal_are_told_apart_by_what_the_model_is():
+    import timm
+
+    small = {"img_size": 64, "embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4}
+    swin = timm.create_model("swin_tiny_patch4_window7_224", **small, num_classes=0)
+    convnext = timm.create_model("convnext_tiny", depths=(1, 1, 1, 1), dims=(8, 16, 16, 16), num_classes=0)
+    first, last = (2, 3), (1, 2)
+    cases = [
+        (swin, 64, {"patch_embed.proj": first, "patch_embed": last, "layers.0": last}),
+        (convnext, 32, {"stages.0": first, "stages.0.blocks.0.conv_dw": first, "stages.0.blocks.0.mlp": last}),
+        (wb.ResNet18(width=16), 16, {"conv1": first, "layer1": first, "layer1.0": first}),
+        (nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU()), 16, {"1": first}),
+        (nn.Sequential(Turned(), nn.Linear(3, 16), nn.ReLU()), 16, {"2": last}),
+        (nn.Sequential(nn.Conv2d(3, 16, 1), Turned(), nn.Linear(16, 16), nn.ReLU()), 16, {"0": first, "2": last}),
+    ]
+    for model, size, axes in cases:
+        images = noise(2, 3, size, size)
+        features = wb.extract(model, images, list(axes), progress=False)
+        for name, space in axes.items():
+            output = given(model, name, images)
+            assert len(set(output.shape[1:])) == 1, name
+            torch.testing.assert_close(features[name], output.mean(space), msg=lambda m, name=name: f"{name}: {m}")
+    for model, size, name in ((cases[-1][0], 16, "3"), (convnext, 32, "stages.0.blocks.0")):
+        with pytest.raises(ValueError, match=f"layer '{name}': it cannot be told whether the channels"):
+            wb.extract(model, noise(2, 3, size, size), name, progress=False)
+
+
+def test_maps_of_oblong_images():
+    model, images = nn.Sequential(nn.Conv2d(3, 8, 1), Turned()), noise(3, 3, 8, 16)
+    features = wb.extract(model, images, ["0", "1"], progress=False)
+    assert features["0"].shape == features["1"].shape == (3, 8)
+    torch.testing.assert_close(features["0"], features["1"])
+
+
+def test_tokens_are_pooled_as_asked():
+    import timm
+
+    images, size = noise(4, 3, 32, 32), {"img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 2, "num_classes": 0}
+    torch.manual_seed(0)
+    token = timm.create_model("vit_tiny_patch16_224", patch_size=8, reg_tokens=3, **size)
+    mean = timm.create_model("vit_tiny_patch16_224", patch_size=8, reg_tokens=3, global_pool="avg", **size)
+    tokens = given(token, "blocks.1", images)
+    assert tokens.shape == (4, 1 + 3 + 16, 24)
+    layers, ways = ["blocks.1", "norm"], ("mean", "patches", "first")
+    took = {how: wb.extract(token, images, layers, tokens=how, progress=False) for how in ways}
+    torch.testing.assert_close(took["mean"]["blocks.1"], tokens.mean(1))
+    torch.testing.assert_close(took["patches"]["blocks.1"], tokens[:, 4:].mean(1))
+    torch.testing.assert_close(took["first"]["blocks.1"], tokens[:, 0])
+    with torch.no_grad():  # a network ends with the class token, or with the patches, itself
+        torch.testing.assert_close(took["first"]["norm"], token(images.pixels.float() / 255))
+        patches = wb.extract(mean, images, "blocks.1", tokens="patches", progress=False)["blocks.1"]
+        torch.testing.assert_close(mean.fc_norm(patches), mean(images.pixels.float() / 255))
+
+
+def test_tokens_that_are_not_there():
+    class Patches(nn.Module):
+        def forward(self, x):
+            return x.flatten(2).transpose(1, 2)  # (B, 64, 3)
+
+    import timm
+
+    model, images = nn.Sequential(Patches()), noise(4, 3, 8, 8)
+    with pytest.raises(ValueError, match=r"layer '0': nothing says how many of its 64 tokens.*set model.num_prefix_tokens"):
+        wb.extract(model, images, "0", tokens="patches", progress=False)
+    model.num_prefix_tokens = 2
+    want = model(images.pixels.float() / 255)
+    torch.testing.assert_close(wb.extract(model, images, "0", tokens="patches", progress=False)["0"], want[:, 2:].mean(1))
+    model.num_prefix_tokens = 0
+    with pytest.raises(ValueError, match="no class token stands before its 64 patches"):
+        wb.extract(model, images, "0", tokens="first", progress=False)
+    model.num_prefix_tokens = 64
+    with pytest.raises(ValueError, match="its 64 tokens are class or register tokens"):
+        wb.extract(model, images, "0", tokens="patches", progress=False)
+    with pytest.raises(ValueError, match="tokens must be one of mean, patches, first, but is 'cls'"):
+        wb.extract(model, images, "0", tokens="cls", progress=False)
+    late = timm.create_model("cait_xxs24_224", img_size=32, patch_size=8, depth=1, num_classes=0)  # its class token joins late
+    torch.testing.assert_close(
+        wb.extract(late, noise(4, 3, 32, 32), "blocks.0", tokens="patches", progress=False)["blocks.0"],
+        given(late, "blocks.0", noise(4, 3, 32, 32)).mean(1),
+    )
+
+
+def test_a_store_remembers_how_tokens_were_pooled(images, tmp_path):
+    model = nn.Sequential(nn.Flatten(2))
+    wb.extract(model, images, "0", out=tmp_path / "store", progress=False)
+    with pytest.raises(FileExistsError, match=r"taken otherwise \(other tokens\)"):
+        wb.extract(model, images, "0", tokens="first", out=tmp_path / "store", progress=False)
+
+
 def test_the_mode_of_the_model_and_the_random_state_are_left_alone(model, images):
     model.train()
     torch.manual_seed(3)
@@ -62,6 +187,9 @@ def test_the_mode_of_the_model_and_the_random_state_are_left_alone(model, images
     wb.extract(model, images, "backbone", views=wb.Augment(), progress=False)
     assert model.training and torch.equal(torch.rand(1), want)
     assert not any(m._forward_hooks for m in model.modules())
+    model.backbone.eval()
+    wb.extract(model, images, "backbone", progress=False)
+    assert model.projector.training and not model.backbone.training, "each part keeps its own mode"
 
 
 def test_a_store_on_disk_is_the_same_and_is_a_memory_map(model, images, tmp_path):
@@ -127,11 +255,106 @@ def test_views_give_rows_grouped_by_source(model, images, tmp_path):
     torch.testing.assert_close(disk["projector"], features["projector"])
 
 
+@pytest.fixture
+def many():
+    return noise(200, 3, 8, 8)
+
+
+@pytest.fixture
+def flat():
+    """Gives the pixels of a view, so that two views are the same where the features are."""
+    return nn.Sequential(nn.Flatten())
+
+
+def test_views_do_not_depend_on_the_size_of_the_batches(many, flat):
+    """More and fewer than the 64 images whose views are drawn together, and no divisor of it."""
+    want = wb.extract(flat, many, "0", views=wb.Augment(2), seed=3, batch_size=200, progress=False)
+    for size in (1, 7, 64, 100, 128, 1000):
+        features = wb.extract(flat, many, "0", views=wb.Augment(2), seed=3, batch_size=size, progress=False)
+        assert torch.equal(features["0"], want["0"]), size
+    sources = want.factors["source"].to_numpy()
+    assert (sources == np.repeat(np.arange(200), 2)).all()
+
+
+def test_no_two_seeds_and_no_two_blocks_share_their_draws(many, flat):
+    class Random:
+        def __call__(self, pixels, index):
+            return Views([torch.rand(pixels.shape)], index)
+
+    seeds = (0, 1, 32, 64, -1)
+    rows = [wb.extract(flat, many, "0", views=Random(), seed=s, batch_size=32, progress=False)["0"] for s in seeds]
+    assert len(torch.cat(rows).unique(dim=0)) == len(seeds) * len(many)
+
+
+def test_an_interrupted_extraction_of_views_goes_on_with_other_batches(many, flat, tmp_path, monkeypatch):
+    import workbench.storing
+
+    want = wb.extract(flat, many, "0", views=wb.Augment(2), progress=False)["0"]
+    took, take = [], workbench.storing.FolderStore.take
+
+    def stops(self, image, *rest):
+        if took:
+            raise KeyboardInterrupt
+        take(self, image, *rest)
+        took.append(image)
+
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(workbench.storing.FolderStore, "take", stops)
+        wb.extract(flat, many, "0", views=wb.Augment(2), batch_size=10, out=tmp_path / "store", progress=False)
+    features = wb.extract(flat, many, "0", views=wb.Augment(2), batch_size=150, out=tmp_path / "store", progress=False)
+    assert took == [0]
+    assert torch.equal(features["0"], want)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float16])
+def test_models_of_any_precision(model, images, kind):
+    want = wb.extract(model, images, LAYERS, progress=False)
+    for views in (None, wb.Plain(1)):
+        features = wb.extract(model.to(kind), images, LAYERS, views=views, progress=False)
+        for layer in LAYERS:
+            assert features[layer].dtype is torch.float32
+            torch.testing.assert_close(features[layer], want[layer], rtol=0.05, atol=0.05)
+
+
 def test_where_keeps_factors_joined(model, images):
     features = wb.extract(model, images, LAYERS, progress=False)
     some = features.where(features.factors["label"] == 3)
     assert len(some.factors) == 10 and (some.factors["label"] == 3).all()
     assert torch.equal(some["backbone"], features["backbone"][3::5])
+    for rows in ("label == 3", slice(3, None, 5), list(range(3, 50, 5)), torch.arange(3, 50, 5), np.arange(3, 50, 5) - 50):
+        again = features.where(rows)
+        assert torch.equal(again["backbone"], some["backbone"])
+        pd.testing.assert_frame_equal(again.factors, some.factors)
+    assert len(features.where([]).factors) == len(features.where("label > 9")["backbone"]) == 0
+    with pytest.raises(ValueError, match=r"features: the query 'labl == 1' failed .*the factors are \['label'\]"):
+        features.where("labl == 1")
+    with pytest.raises(ValueError, match="a mask of 49 for 50 rows"):
+        features.where(np.ones(49, bool))
+    with pytest.raises(IndexError, match="rows 0 to 49, but row 50"):
+        features.where([3, 50])
+    with pytest.raises(TypeError, match=r"picked by a query, a mask, a slice or row numbers, but got an array of shape \(\)"):
+        features.where(3)
+
+
+def test_features_of_arrays(tmp_path):
+    z = np.arange(12.0).reshape(6, 2)
+    z.flags.writeable = False
+    factors = pd.DataFrame({"label": range(6)})
+    features = wb.Features({"a": z, "b/c": torch.ones(6, 1, dtype=torch.bfloat16, requires_grad=True)}, factors)
+    features.save(tmp_path / "store")
+    again = wb.Features.load(tmp_path / "store")
+    assert torch.equal(again["a"], torch.arange(12.0, dtype=torch.float64).view(6, 2))
+    assert torch.equal(again["b/c"], torch.ones(6, 1))
+    with pytest.raises(TypeError, match="layer 'a' must be a matrix of numbers, a tensor or an array, but is list"):
+        wb.Features({"a": [[1.0]]}, factors)
+    with pytest.raises(TypeError, match="but is an array of object"):
+        wb.Features({"a": np.array([[None]])}, factors)
+    with pytest.raises(ValueError, match=r"layer 'a' must be \(6 rows, dimensions\), but is \(5, 2\)"):
+        wb.Features({"a": z[:5]}, factors)
+    with pytest.raises(TypeError, match="layers by name, {name: matrix}, but got ndarray"):
+        wb.Features(z, factors)
+    with pytest.raises(TypeError, match="factors must be a DataFrame of one row an image, but got list"):
+        wb.Features({"a": z}, [0] * 6)
 
 
 def test_messages(model, images, tmp_path):
@@ -139,11 +362,21 @@ def test_messages(model, images, tmp_path):
         wb.extract(model, images, ["head"])
     with pytest.raises(KeyError, match=r"no layer 'projector\.7'.*projector"):
         wb.extract(model, images, ["projector.7"])
+    with pytest.raises(TypeError, match=r"extract takes Images, but got Tensor; make them with wb\.from_arrays"):
+        wb.extract(model, images.pixels, "backbone")
+    with pytest.raises(TypeError, match="a model that is a torch module, but got str"):
+        wb.extract("resnet18", images, "backbone")
+    with pytest.raises(ValueError, match=r"name at least one layer; wb\.main_layers"):
+        wb.extract(model, images, [])
+    with pytest.raises(TypeError, match=r"a view maker gives Views\(images, index\), but this one gave Tensor"):
+        wb.extract(model, images, "backbone", views=lambda pixels, index: pixels / 255, progress=False)
+    model.head = nn.Linear(4, 2)
+    with pytest.raises(ValueError, match="the model has the layer 'head', but did not run it"):
+        wb.extract(model, images, ["backbone", "head"], progress=False)
     features = wb.extract(model, images, "backbone", progress=False)
     with pytest.raises(KeyError, match="no features of layer 'projector'; there are backbone"):
         features["projector"]
     with torch.no_grad():
-        model.backbone.stage1 if hasattr(model.backbone, "stage1") else None
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="'backbone' is not finite for images 0 to 49: the model has diverged"):
         wb.extract(model, images, "backbone", progress=False)
@@ -213,14 +446,14 @@ def test_the_table_of_a_store_is_as_suspect_as_its_matrices(model, images, tmp_p
 
 def test_processes_wait_for_each_other_as_often_wherever_they_go_on_from(model, images, tmp_path, monkeypatch):
     """One that has nothing left to do must meet the others, or they would wait for ever."""
-    import workbench.features
+    import workbench.storing
 
-    waits, finish = [], workbench.features._finish
-    monkeypatch.setattr(workbench.features, "_barrier", lambda: waits.append(1))
-    monkeypatch.setattr(workbench.features, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    waits, complete = [], workbench.storing.complete
+    monkeypatch.setattr(workbench.storing, "wait", lambda: waits.append(1))
+    monkeypatch.setattr(workbench.storing, "complete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         wb.extract(model, images, LAYERS, out=tmp_path / "store", progress=False)
     all_to_do, waits[:] = len(waits) + 1, []
-    monkeypatch.setattr(workbench.features, "_finish", finish)
+    monkeypatch.setattr(workbench.storing, "complete", complete)
     wb.extract(model, images, LAYERS, out=tmp_path / "store", progress=False)
     assert len(waits) == all_to_do

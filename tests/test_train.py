@@ -18,8 +18,7 @@ import torch.nn as nn
 from safetensors.torch import load_file
 
 import workbench as wb
-from workbench.core import Views
-from workbench.train import _mix
+from workbench.core import Views, mixed_seed
 
 # What a child process and the test train alike, so that their weights can be compared.
 SETUP = textwrap.dedent(
@@ -282,7 +281,7 @@ def test_the_bar_shows_rate_time_and_waiting(tmp_path, capfd):
 
 
 def test_seeds_of_neighbouring_steps_are_unrelated():
-    seeds = [_mix(s, k, 2) for s in range(20) for k in range(-1, 100)]
+    seeds = [mixed_seed(s, k, 2) for s in range(20) for k in range(-1, 100)]
     assert len(set(seeds)) == len(seeds) and all(0 <= s < 2**63 for s in seeds)
 
 

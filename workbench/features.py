@@ -5,15 +5,12 @@ what they were taken from. It is written a batch at a time and read as a memory 
 than the rows in hand.
 """
 
-import contextlib
 import hashlib
-import io
-import json
 import math
-import os
 import shutil
 import tempfile
 import urllib.parse
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,22 +22,41 @@ import torch.nn as nn
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from workbench.core import Views
-from workbench.data.images import Images
+from workbench.core import Views, mixed_seed
+from workbench.data.images import Images, satisfying
 from workbench.distributed import rank, world
+from workbench.pooling import TOKENS, Listening
 from workbench.spec import describe
+from workbench.storing import FolderStore, MemoryStore, complete, file_of
 
 __all__ = ["Features", "digest", "extract"]
+
+BLOCK = 64  # images whose views are drawn together, whatever the batches are
 
 
 @dataclass(frozen=True, eq=False)
 class Features(Mapping[str, Tensor]):
-    """Row ``i`` of every layer's matrix (N, D), and of ``factors``, is one image (or one view of it: ``source``, ``view``)."""
+    """Row ``i`` of every layer's matrix (N, D), and of ``factors``, is one image (or one view of it: ``source``, ``view``).
+
+    Raises:
+        TypeError: If a layer is neither a tensor nor an array of numbers, or the factors are no table.
+        ValueError: If the rows do not agree.
+
+    Example:
+        >>> features = Features({"h": np.eye(3)}, pd.DataFrame({"label": [0, 1, 1]}))
+        >>> features.where("label == 1")["h"].shape
+        torch.Size([2, 3])
+    """
 
     layers: dict[str, Tensor]
     factors: pd.DataFrame
 
     def __post_init__(self) -> None:
+        if not isinstance(self.factors, pd.DataFrame):
+            raise TypeError(f"factors must be a DataFrame of one row an image, but got {type(self.factors).__name__}")
+        if not isinstance(self.layers, Mapping):
+            raise TypeError(f"features are layers by name, {{name: matrix}}, but got {type(self.layers).__name__}")
+        object.__setattr__(self, "layers", {name: _matrix(name, z) for name, z in self.layers.items()})
         for name, z in self.layers.items():
             if z.ndim != 2 or len(z) != len(self.factors):
                 raise ValueError(f"layer {name!r} must be ({len(self.factors)} rows, dimensions), but is {tuple(z.shape)}")
@@ -60,14 +76,36 @@ class Features(Mapping[str, Tensor]):
         widths = ", ".join(f"{k} {z.shape[1]}" for k, z in self.layers.items())
         return f"Features({len(self.factors):,} rows; {widths}; factors {', '.join(map(str, self.factors))})"
 
-    def where(self, rows: np.ndarray | Tensor | Sequence[int] | slice) -> "Features":
-        """Returns the rows of a mask, a slice or row numbers, factors still joined."""
-        if not isinstance(rows, slice):
-            rows = np.asarray(rows)
-            rows = np.flatnonzero(rows) if rows.dtype == bool else rows
-        factors = self.factors.iloc[rows].reset_index(drop=True)
-        take = rows if isinstance(rows, slice) else torch.from_numpy(rows)
+    def where(self, rows: str | np.ndarray | Tensor | Sequence[int] | slice) -> "Features":
+        """Returns the rows of a pandas query (``"label == 3"``), a mask, a slice or row numbers, factors still joined.
+
+        Raises:
+            ValueError: If the query is wrong, or a mask is not as long as the features.
+            IndexError: If there is no such row.
+        """
+        take = rows if isinstance(rows, slice) else torch.from_numpy(self._numbers(rows))
+        factors = self.factors.iloc[take if isinstance(take, slice) else take.numpy()].reset_index(drop=True)
         return Features({k: z[take] for k, z in self.layers.items()}, factors)
+
+    def _numbers(self, rows: str | np.ndarray | Tensor | Sequence[int]) -> np.ndarray:
+        n = len(self.factors)
+        if isinstance(rows, str):
+            rows = satisfying(self.factors, rows, "features")
+        rows = np.asarray(rows.cpu() if isinstance(rows, Tensor) else rows)
+        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iub"):
+            raise TypeError(
+                f"features are picked by a query, a mask, a slice or row numbers, but got an array of shape {rows.shape} "
+                f"and type {rows.dtype}"
+            )
+        if rows.dtype == bool:
+            if len(rows) != n:
+                raise ValueError(f"a mask of {len(rows)} for {n} rows of features; give one value a row")
+            return np.flatnonzero(rows)
+        rows = rows.astype(np.int64)
+        wrong = rows[(rows < -n) | (rows >= n)]
+        if wrong.size:
+            raise IndexError(f"features have rows 0 to {n - 1}, but row {wrong[0]} was asked for")
+        return np.where(rows < 0, rows + n, rows)
 
     def chunks(self, layer: str, size: int = 8192) -> Iterator[Tensor]:
         """Yields a layer's rows, ``size`` at a time; for measures of what does not fit in memory."""
@@ -81,8 +119,9 @@ class Features(Mapping[str, Tensor]):
         part.chmod(0o755)
         try:
             for name, z in self.layers.items():
-                np.save(part / _file(name), z.numpy())
-            _finish(part, folder, self.factors, {})
+                z = z.detach().cpu()
+                np.save(part / file_of(name), (z.float() if z.dtype is torch.bfloat16 else z).numpy())
+            complete(part, folder, self.factors, {})
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -117,6 +156,7 @@ def extract(
     layers: str | Sequence[str],
     *,
     batch_size: int = 512,
+    tokens: str = "mean",
     views: Callable[[Tensor, Tensor], Views] | None = None,
     seed: int = 0,
     out: str | Path | None = None,
@@ -124,75 +164,63 @@ def extract(
 ) -> Features:
     """Runs ``model`` over ``images`` once, in evaluation mode, and keeps the output of every named layer.
 
-    Feature maps (B, C, H, W) are averaged over space and token sequences (B, T, D) over tokens.
+    Maps are averaged over space, (B, C, H, W) and (B, H, W, C) alike. Of a layer that runs more than once, its last output is
+    kept. The images are given in the type of the model's parameters.
 
     Arguments:
-        model: Any module that takes float images in [0, 1], on whatever device it is.
+        model: Any module that takes images in [0, 1], on whatever device it is.
         layers: Module paths, such as ``"backbone"`` or ``["backbone.stage3", "projector"]``.
-        batch_size: Images a forward pass; memory grows with it, results do not change.
+        batch_size: Images a forward pass; memory grows with it, results do not change but for rounding.
+        tokens: What becomes of token sequences (B, T, D): ``"mean"`` of all tokens; ``"patches"``, the mean of those that are
+            neither class nor register tokens; ``"first"``, the class token. The pooling that the model itself ends with is in
+            its last layers, such as ``"backbone"``.
         views: A view maker, where features of augmented views are wanted: then each image gives one row a view, and
             ``factors`` gains ``source`` (the image's row) and ``view``.
-        seed: Of the views.
+        seed: Of the views; those of an image depend on it, on the images and on the kind of device, on nothing else.
         out: Folder for the store; needed when the features outgrow memory and under several processes, which share the
             work. An interrupted extraction goes on where it stopped.
         progress: Whether to show a bar.
 
     Raises:
         KeyError: If the model has no such layer; the message lists those near it.
-        ValueError: If a layer's output is no tensor, or not a number; if there are no images.
+        TypeError: If the model is no module, the images are no ``Images``, or the view maker gives no ``Views``.
+        ValueError: If a layer did not run, or its output is no tensor, has not a row an image, has channels of which it cannot
+            be told where they stand, or is not a number; if there are no images or no layers.
+        FileExistsError: If the store in ``out`` was taken from something else.
     """
-    if batch_size < 1 or not len(images):
-        raise ValueError(f"at least one image is passed at a time, but got {len(images)} images and batch_size={batch_size}")
-    names = [layers] if isinstance(layers, str) else list(layers)
-    modules = _modules(model, names)
-    sink = _Memory() if out is None else _Disk(Path(out), _key(model, images, names, views, seed))
-    if out is None and world() > 1:
-        raise ValueError("several processes extract together into one folder: say where with out=")
-    if isinstance(sink, _Disk) and sink.done():
-        return Features.load(sink.folder)
-    first, last = (len(images) * r // world() for r in (rank(), rank() + 1))
-    held: dict[str, Tensor] = {}
-    hooks = [module.register_forward_hook(_keeper(name, held)) for name, module in modules.items()]
-    training, device = model.training, next((p.device for p in model.parameters()), torch.device("cpu"))
-    start, copies = sink.start(first)
+    names = _check(model, images, layers, batch_size, tokens, out)
+    settings = {"layers": names, "tokens": tokens, "views": None if views is None else describe(views), "seed": seed}
+    store = FolderStore(Path(out), _source(model, images) | settings) if out is not None else MemoryStore()
+    if isinstance(store, FolderStore) and store.done():
+        return Features.load(store.folder)
+    blocks = -(-len(images) // BLOCK)
+    first, last = (min(-(-blocks * r // world()) * BLOCK, len(images)) for r in (rank(), rank() + 1))  # a share is whole blocks
+    start, copies = store.start(first)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     bar = tqdm(
         total=last - first, initial=start - first, unit="img", desc="features", disable=not progress or rank() > 0, leave=False
     )
-    model.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), bar:
-            for a in range(start, last, batch_size):
-                index = torch.arange(a, min(a + batch_size, last))
-                x = images.at(index).to(device, non_blocking=True)
-                if views is None:
-                    model(x.float() / 255)
-                else:
-                    torch.manual_seed(seed + a)
-                    made = views(x, index).images
-                    copies = len(made)
-                    parts = []
-                    for image in made:
-                        model(image)
-                        parts.append(dict(held))
-                    held.update({k: torch.stack([p[k] for p in parts], 1).flatten(0, 1) for k in names})  # (B * V, D)
-                for name in names:
-                    if not torch.isfinite(held[name]).all():
-                        raise ValueError(
-                            f"layer {name!r} is not finite for images {a} to {int(index[-1])}: the model has diverged"
-                        )
-                sink.take(a, len(images), copies, held)
+        forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with torch.no_grad(), forked, bar, Listening(model, names, tokens) as hear:
+            for index, shown in _batches(images, start, last, batch_size, views, seed, device):
+                copies = len(shown)
+                parts = [hear(image) for image in shown]
+                held = {k: torch.stack([p[k] for p in parts], 1).flatten(0, 1) for k in names}  # (B * V, D)
+                _check_finite(held, index)
+                store.take(int(index[0]), len(images), copies, held)
                 bar.update(len(index))
     finally:
-        model.train(training)
-        sink.close()
-        for hook in hooks:
-            hook.remove()
+        store.close()
     factors = images.factors
     if views is not None:
         factors = factors.loc[factors.index.repeat(copies)].reset_index(drop=True)
         factors["source"] = np.repeat(np.arange(len(images)), copies)
         factors["view"] = np.tile(np.arange(copies), len(images))
-    return sink.finish(factors)
+    if isinstance(store, MemoryStore):
+        return Features(store.layers(), factors)
+    store.finish(factors)
+    return Features.load(store.folder)
 
 
 def digest(thing: nn.Module | Images) -> str:
@@ -215,12 +243,38 @@ def digest(thing: nn.Module | Images) -> str:
     return h.hexdigest()
 
 
-def _key(model: nn.Module, images: Images, names: list[str], views: object, seed: int) -> dict:
-    made = describe(views) if views is not None else None
-    return {"model": digest(model), "images": digest(images), "layers": names, "views": made, "seed": seed}
+def _matrix(name: str, z: Tensor | np.ndarray) -> Tensor:
+    if isinstance(z, Tensor):
+        return z
+    if not isinstance(z, np.ndarray) or z.dtype.kind not in "fiub":
+        kind = f"an array of {z.dtype}" if isinstance(z, np.ndarray) else type(z).__name__
+        raise TypeError(f"layer {name!r} must be a matrix of numbers, a tensor or an array, but is {kind}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nothing here writes to it
+        return torch.from_numpy(np.ascontiguousarray(z))
 
 
-def _modules(model: nn.Module, names: list[str]) -> dict[str, nn.Module]:
+def _source(model: nn.Module, images: Images) -> dict[str, str]:
+    return {"model": digest(model), "images": digest(images)}
+
+
+def _check(
+    model: nn.Module, images: Images, layers: str | Sequence[str], batch_size: int, tokens: str, out: str | Path | None
+) -> list[str]:
+    """Returns the layers' names, each once, or raises for what :func:`extract` cannot take."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"extract takes a model that is a torch module, but got {type(model).__name__}")
+    if not isinstance(images, Images):
+        raise TypeError(f"extract takes Images, but got {type(images).__name__}; make them with wb.from_arrays(pixels, factors)")
+    if batch_size < 1 or not len(images):
+        raise ValueError(f"at least one image is passed at a time, but got {len(images)} images and batch_size={batch_size}")
+    if tokens not in TOKENS:
+        raise ValueError(f"tokens must be one of {', '.join(TOKENS)}, but is {tokens!r}")
+    if out is None and world() > 1:
+        raise ValueError("several processes extract together into one folder: say where with out=")
+    names = list(dict.fromkeys([layers] if isinstance(layers, str) else layers))
+    if not names:
+        raise ValueError("name at least one layer; wb.main_layers(model) gives those worth a look first, wb.layers(model) all")
     modules = dict(model.named_modules())
     for name in names:
         if name not in modules or not name:
@@ -228,124 +282,50 @@ def _modules(model: nn.Module, names: list[str]) -> dict[str, nn.Module]:
             near = [n for n in modules if n and n.count(".") < depth and n.startswith(name.split(".")[0])]
             near = near or [n for n in modules if n and n.count(".") < 2]
             raise KeyError(f"the model has no layer {name!r}; among its layers are {', '.join(near[:12])}")
-    return {name: modules[name] for name in names}
+    return names
 
 
-def _keeper(name: str, held: dict[str, Tensor]) -> Callable:
-    def keep(_module: nn.Module, _input: tuple, output: object) -> None:
-        output = output[0] if isinstance(output, tuple | list) else output
-        if not isinstance(output, Tensor) or output.ndim < 2:
+def _check_finite(held: dict[str, Tensor], index: Tensor) -> None:
+    for name, z in held.items():
+        if not torch.isfinite(z).all():
             raise ValueError(
-                f"layer {name!r} gives {type(output).__name__}, not a tensor with a row an image; take a layer inside it"
+                f"layer {name!r} is not finite for images {int(index[0])} to {int(index[-1])}: the model has diverged"
             )
-        if output.ndim == 4:
-            output = output.mean((2, 3))  # (B, C, H, W) -> (B, C)
-        elif output.ndim > 2:
-            output = output.flatten(1, -2).mean(1)  # (B, ..., D) -> (B, D)
-        held[name] = output.float().cpu().clone()
-
-    return keep
 
 
-class _Memory:
-    def __init__(self) -> None:
-        self.parts: dict[str, list[Tensor]] = {}
+def _batches(
+    images: Images,
+    start: int,
+    last: int,
+    size: int,
+    views: Callable[[Tensor, Tensor], Views] | None,
+    seed: int,
+    device: torch.device,
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Yields row numbers and their views, at most ``size`` images at a time, from ``start`` to ``last``.
 
-    def start(self, first: int) -> tuple[int, int]:
-        return first, 1
-
-    def take(self, _image: int, _images: int, _copies: int, held: dict[str, Tensor]) -> None:
-        for name, z in held.items():
-            self.parts.setdefault(name, []).append(z)
-
-    def close(self) -> None:
-        pass
-
-    def finish(self, factors: pd.DataFrame) -> Features:
-        return Features({name: torch.cat(parts) for name, parts in self.parts.items()}, factors)
-
-
-class _Disk:
-    """Rows straight to their place in the files; a mark for each process remembers how far it came."""
-
-    def __init__(self, folder: Path, key: dict) -> None:
-        self.folder, self.key, self.part = folder, key, folder.with_name(folder.name + ".part")
-        self.mark = self.part / f"done-{rank()}-of-{world()}.json"
-        self.files: dict[str, tuple[int, int]] = {}
-
-    def done(self) -> bool:
-        if not (self.folder / "store.json").exists():
-            return False
-        if json.loads((self.folder / "store.json").read_text()) != self.key:
-            raise FileExistsError(
-                f"{self.folder} holds features of another model or other images; give another folder, or delete it"
-            )
-        return True
-
-    def start(self, first: int) -> tuple[int, int]:
-        if rank() == 0:
-            known = self.part / "store.json"
-            if not known.exists() or json.loads(known.read_text()) != self.key:
-                _fresh(self.part)
-                _write(known, self.key)
-        _barrier()
-        return tuple(json.loads(self.mark.read_text())) if self.mark.exists() else (first, 1)
-
-    def take(self, image: int, images: int, copies: int, held: dict[str, Tensor]) -> None:
-        for name, z in held.items():
-            if name not in self.files:
-                self.files[name] = self._open(name, images * copies, z.shape[1])
-            fd, offset = self.files[name]
-            os.pwrite(fd, np.ascontiguousarray(z.numpy(), dtype="<f4").data, offset + image * copies * z.shape[1] * 4)
-        _write(self.mark, [image + len(z) // copies, copies])
-
-    def _open(self, name: str, rows: int, width: int) -> tuple[int, int]:
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (rows, width)})
-        fd = os.open(self.part / _file(name), os.O_WRONLY | os.O_CREAT, 0o644)
-        os.pwrite(fd, header.getvalue(), 0)  # the same from every process, so that none waits for another
-        os.ftruncate(fd, header.tell() + rows * width * 4)
-        return fd, header.tell()
-
-    def close(self) -> None:
-        for fd, _ in self.files.values():
-            os.fsync(fd)
-            os.close(fd)
-
-    def finish(self, factors: pd.DataFrame) -> Features:
-        _barrier()
-        if rank() == 0:
-            _finish(self.part, self.folder, factors, self.key)
-        _barrier()
-        return Features.load(self.folder)
+    Views are drawn a block of rows at a time, with a seed made of ``seed`` and the block's number, and then cut: neither the
+    size of the batches, nor where an extraction was interrupted, nor how many processes share it can change them.
+    """
+    if views is None:
+        for a in range(start, last, size):
+            index = torch.arange(a, min(a + size, last))
+            yield index, [images.at(index).to(device, non_blocking=True).float() / 255]
+        return
+    step = max(size // BLOCK, 1) * BLOCK
+    for a in range(start // BLOCK * BLOCK, last, step):
+        drawn = [_drawn(images, b, views, seed, device) for b in range(a, min(a + step, last), BLOCK)]
+        shown = [torch.cat(parts) for parts in zip(*drawn, strict=True)]
+        for b in range(max(start - a, 0), len(shown[0]), size):
+            index = torch.arange(a + b, a + min(b + size, len(shown[0])))
+            yield index, [x[b : b + size] for x in shown]
 
 
-def _finish(part: Path, folder: Path, factors: pd.DataFrame, key: dict) -> None:
-    factors.to_parquet(part / "factors.parquet")
-    (part / "store.json").write_text(json.dumps(key))
-    for mark in part.glob("done-*.json"):
-        mark.unlink()
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
-    part.rename(folder)
-
-
-def _fresh(folder: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-
-
-def _write(path: Path, content: dict | list) -> None:
-    after = path.with_suffix(".new")
-    after.write_text(json.dumps(content))
-    after.replace(path)
-
-
-def _file(layer: str) -> str:
-    return urllib.parse.quote(layer, safe="") + ".npy"
-
-
-def _barrier() -> None:
-    if world() > 1:
-        torch.distributed.barrier()
+def _drawn(images: Images, a: int, views: Callable, seed: int, device: torch.device) -> list[Tensor]:
+    index = torch.arange(a, min(a + BLOCK, len(images)))
+    pixels = images.at(index).to(device, non_blocking=True)
+    torch.manual_seed(mixed_seed(seed, a // BLOCK))
+    made = views(pixels, index)
+    if not isinstance(made, Views):
+        raise TypeError(f"a view maker gives Views(images, index), but this one gave {type(made).__name__}")
+    return made.images

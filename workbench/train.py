@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import __version__
-from workbench.core import Views
+from workbench.core import Views, mixed_seed
 from workbench.data.images import Images
 from workbench.distributed import from_first, mean_over_processes, rank, world
 from workbench.features import digest
@@ -368,7 +368,7 @@ class Training(Iterator[Step]):
         size = self.trainer.batch_size
         epoch, b = divmod(k, self.total // self.trainer.epochs)
         if self._order is None or self._order[0] != epoch:
-            g = torch.Generator().manual_seed(_mix(self.trainer.seed, epoch, 1))
+            g = torch.Generator().manual_seed(mixed_seed(self.trainer.seed, epoch, 1))
             order = torch.randperm(len(self.images), generator=g)
             self._order = epoch, order.to(getattr(self.images.pixels, "device", "cpu"))  # rows beside pixels: no step waits
         index = self._order[1][b * size : (b + 1) * size][rank() :: world()]
@@ -378,7 +378,7 @@ class Training(Iterator[Step]):
         return index, pixels
 
     def _seed(self, k: int) -> None:
-        torch.manual_seed(_mix(self.trainer.seed, k, 2 + rank()))
+        torch.manual_seed(mixed_seed(self.trainer.seed, k, 2 + rank()))
 
 
 class _Recorder:
@@ -528,17 +528,6 @@ def _optimizer(trainer: Trainer, system: nn.Module, undecayed: tuple[str, ...] =
 
 def _log_spaced(total: int, n: int) -> set[int]:
     return {round(total ** (i / max(n - 1, 1))) for i in range(n)} | {total}
-
-
-def _mix(*numbers: int) -> int:
-    """One 63-bit seed from several numbers; neighbours give unrelated seeds (splitmix64)."""
-    x = 0
-    for number in numbers:
-        x = (x + number + 0x9E3779B97F4A7C15) % 2**64
-        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
-        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
-        x ^= x >> 31
-    return x >> 1
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

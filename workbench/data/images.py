@@ -188,17 +188,7 @@ class Images:
         Raises:
             ValueError: If the query is wrong, or says neither true nor false of each image.
         """
-        try:
-            kept = self.factors.eval(query)
-        except Exception as error:
-            raise ValueError(
-                f"{self.name}: the query {query!r} failed ({error}); the factors are {list(self.factors)}"
-            ) from error
-        if not isinstance(kept, pd.Series) or kept.dtype != bool:
-            raise ValueError(
-                f"{self.name}: the query {query!r} is not true or false of each image; write a comparison such as 'label == 3'"
-            )
-        return self[kept.to_numpy()]
+        return self[satisfying(self.factors, query, self.name)]
 
     def split(self, fraction: float = 0.8, *, seed: int = 0, by: str | None = None) -> tuple["Images", "Images"]:
         """Returns two disjoint parts, at random by ``seed``, each in the original order.
@@ -230,6 +220,21 @@ class Images:
             )
         mask = np.isin(key, values[:first])
         return self[mask], self[~mask]
+
+
+def satisfying(factors: pd.DataFrame, query: str, name: str) -> np.ndarray:
+    """Returns which rows satisfy a pandas query, as a mask; ``name`` says in an error whose rows they are.
+
+    Raises:
+        ValueError: If the query is wrong, or says neither true nor false of each row.
+    """
+    try:
+        kept = factors.eval(query)
+    except Exception as error:
+        raise ValueError(f"{name}: the query {query!r} failed ({error}); the factors are {list(factors)}") from error
+    if not isinstance(kept, pd.Series) or kept.dtype != bool:
+        raise ValueError(f"{name}: the query {query!r} is not true or false of each row; write a comparison such as 'label == 3'")
+    return kept.to_numpy()
 
 
 def subset(images: Images, rows: str) -> Images:
