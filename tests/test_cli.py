@@ -105,6 +105,14 @@ def test_measures_in_a_shell_say_what_they_are_of_and_how_they_were_taken(tmp_pa
     assert "interval must lie between 0 and 1" in capsys.readouterr().err
 
 
+def test_tokens_are_pooled_as_asked_in_a_shell(trained, tmp_path, capsys):
+    asked = ["features", str(trained), "--layers", "backbone", "--n", "8", "--no-progress", "--out", str(tmp_path / "kept")]
+    assert main([*asked, "--tokens", "cls"]) == 1
+    assert "tokens must be one of mean, patches, first, but is 'cls'" in capsys.readouterr().err
+    assert main([*asked, "--tokens", "first"]) == 0
+    assert json.loads((tmp_path / "kept" / "store.json").read_text())["tokens"] == "first"
+
+
 def test_features_of_views_are_measured_in_a_shell(trained, tmp_path, capsys):
     out = tmp_path / "views"
     asked = ["features", str(trained), "--layers", "backbone", "--views", "augment", "--set", "views.n=3", "--n", "16"]

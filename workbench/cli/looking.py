@@ -130,7 +130,8 @@ def features(args: argparse.Namespace) -> None:
         call(makers[choose("view maker", args.views, makers)], "views", settings, given={"images": images}) if makers else None
     )
     layers = args.layers or main_layers(model)
-    kept = extract(model, images, layers, views=views, seed=args.seed, out=args.out, progress=not args.no_progress)
+    asked = {"tokens": args.tokens, "views": views, "seed": args.seed, "out": args.out}
+    kept = extract(model, images, layers, **asked, progress=not args.no_progress)
     print(f"{kept!r}\nin {args.out}")
 
 
@@ -141,6 +142,7 @@ def features_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", nargs="+", help="module paths (`workbench show RUN --layers`); by default the main ones")
     parser.add_argument("--step", type=int, help="which of the kept steps; by default the last")
     parser.add_argument("--n", type=int, help="at most so many images, the first; by default all")
+    parser.add_argument("--tokens", default="mean", help="of token sequences: mean (default), patches or first")
     parser.add_argument(
         "--views", help="how views are made (augment, rerender ...), a row each, as lidar and alignment want them"
     )
