@@ -15,6 +15,7 @@ from workbench.models.convnet import ConvNet
 from workbench.models.encoder import Encoder, Projector, layer_widths, layers, main_layers
 from workbench.models.pretrained import Timm
 from workbench.models.resnet import ResNet18
+from workbench.models.tokens import TokenViT
 from workbench.spec import build, describe, without_weights
 
 BACKBONES = {
@@ -23,6 +24,9 @@ BACKBONES = {
     "convnet-deep": (lambda: ConvNet(2, depth=6, channels=1), 64),
     "resnet18": (lambda: ResNet18(width=4), 32),
     "resnet18-imagenet": (lambda: ResNet18(stem="imagenet", width=4, channels=1, zero_init=True), 64),
+    "vit": (lambda: TokenViT(16, 4, 16, 3, 2), 16),
+    "vit-learned": (lambda: TokenViT(16, 4, 16, 3, 2, positions="learned", pool="cls", channels=1), 24),
+    "vit-patches": (lambda: TokenViT(16, 4, 16, 3, 2, class_token=False, mlp_ratio=2), 16),
     "timm-resnet": (lambda: Timm("test_resnet"), 64),
     "timm-grey": (lambda: Timm("test_resnet", channels=1), 64),
     "timm-vit": (lambda: Timm("test_vit", image_size=64), 64),
@@ -240,6 +244,13 @@ def test_main_layers_of_a_transformer_are_its_blocks():
     table = layer_widths(model).set_index("layer")
     assert table["shape"]["backbone.model.blocks.5"] == (17, 64)  # 4 x 4 patches of 16 pixels and a class token
     assert table["width"]["backbone.model.blocks.5"] == 64
+
+
+def test_widths_of_maps_with_the_channels_last():
+    model = build_encoder("timm:swin_tiny_patch4_window7_224", [8], image_size=64)
+    table = layer_widths(model)
+    assert list(table["width"])[:4] == [96, 192, 384, 768]
+    assert table["shape"][0] == (16, 16, 96)
 
 
 def test_main_layers_without_projector_and_of_other_modules():
@@ -499,7 +510,7 @@ def test_rebuilding_reads_no_weights(tmp_path, monkeypatch):
 
 
 def test_backbones_are_found_and_built():
-    assert backbones() == ["convnet", "convnet-residual", "resnet18"]
+    assert backbones() == ["convnet", "convnet-residual", "resnet18", "vit-tiny", "vit-small", "vit-base"]
     for name in backbones():
         assert backbone(name, channels=1)(torch.rand(2, 1, 32, 32)).shape[0] == 2
     found = backbones("*vit_small_patch16_224*")
@@ -508,7 +519,7 @@ def test_backbones_are_found_and_built():
     assert backbones("*resnet18")[:2] == ["resnet18", "timm:" + timm.list_models("*resnet18")[0]]
     with pytest.raises(
         ValueError,
-        match="there is no backbone 'alexnet'; there are convnet, convnet-residual, resnet18, and timm's, as 'timm:alexnet'",
+        match="there is no backbone 'alexnet'; there are convnet, convnet-residual, resnet18, .*, and timm's, as 'timm:alexnet'",
     ):
         backbone("alexnet")
 
@@ -518,6 +529,9 @@ def test_backbone_settings_follow_the_images():
     assert backbone("resnet18", width=4, image_size=224).stem == "imagenet"
     assert backbone("resnet18", width=4, image_size=224, stem="cifar").stem == "cifar"
     assert backbone("convnet-residual").residual_last
+    assert [backbone("vit-tiny", image_size=size).grid for size in (28, 32, 64, 96)] == [(7, 7), (8, 8), (8, 8), (12, 12)]
+    vit = backbone("vit-tiny", channels=1, image_size=28, patch=7, pool="cls")
+    assert (vit.grid, vit.pool, vit.patch_embed.proj.in_channels) == ((4, 4), "cls", 1)
     assert backbone("timm:test_vit", image_size=32, resize=True).size == 160
     assert backbone("timm:test_vit", image_size=32).model.pos_embed.shape[1] == 4 + 1
 

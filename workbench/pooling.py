@@ -5,7 +5,7 @@ leaves a matrix of the wrong width that looks like features. The kind of a modul
 beside the image's, or what timm says of its own models, or the layers inside; where nothing tells it, that is an error.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn as nn
@@ -57,8 +57,7 @@ class Listening:
         return self.held
 
     def _keeper(self, name: str) -> Callable:
-        parts = name.split(".")
-        around = [self.modules[".".join(parts[:depth])] for depth in range(len(parts), -1, -1)]
+        around = enclosing(self.modules, name)
 
         def keep(_module: nn.Module, _input: tuple, output: object) -> None:
             output = output[0] if isinstance(output, tuple | list) and output else output
@@ -78,6 +77,12 @@ class Listening:
             self.held[name] = pooled.cpu().clone()
 
         return keep
+
+
+def enclosing(modules: Mapping[str, nn.Module], name: str) -> list[nn.Module]:
+    """Returns the module of that name, the one that holds it, and so on up to the model, of ``model.named_modules()``."""
+    parts = name.split(".")
+    return [modules[".".join(parts[:depth])] for depth in range(len(parts), -1, -1)]
 
 
 def pool(output: Tensor, around: Sequence[nn.Module], *, image: tuple[int, int], tokens: str = "mean") -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from workbench.core import Embedding
+from workbench.pooling import channels_first, enclosing
 
 __all__ = ["Encoder", "Projector", "layer_widths", "layers", "main_layers"]
 
@@ -148,7 +149,7 @@ def layer_widths(
     """Returns what every layer gives for one image: columns ``layer, kind, shape, width, parameters``.
 
     ``shape`` is that of the output without the batch, ``width`` the number of features that are left when space or tokens are
-    averaged: the channels of a map (C, H, W), the last axis of tokens (T, D).
+    averaged: the channels of a map (C, H, W) or (H, W, C), the last axis of tokens (T, D).
 
     Arguments:
         model: Run once in evaluation mode, on a black image; it is left in the mode that it was in.
@@ -158,6 +159,7 @@ def layer_widths(
 
     Raises:
         KeyError: If the model has no such layer.
+        ValueError: If it cannot be told where the channels of a layer's map stand.
     """
     backbone, modules = getattr(model, "backbone", model), dict(model.named_modules())
     size, channels = image_size or getattr(backbone, "size", 32), channels or getattr(backbone, "channels", 3)
@@ -165,8 +167,8 @@ def layer_widths(
     unknown = [name for name in wanted if name not in modules]
     if unknown:
         raise KeyError(f"the model has no layer {unknown[0]!r}; main_layers(model) gives {main_layers(model)}, layers(model) all")
-    shapes: dict[str, tuple[int, ...]] = {}
-    hooks = [modules[name].register_forward_hook(_shape_into(shapes, name)) for name in wanted]
+    found: dict[str, tuple[tuple[int, ...], int]] = {}
+    hooks = [modules[name].register_forward_hook(_shape_into(found, name, enclosing(modules, name), size)) for name in wanted]
     parameter, training = next(model.parameters(), torch.zeros(0)), model.training
     try:
         with torch.no_grad():
@@ -176,18 +178,18 @@ def layer_widths(
         for hook in hooks:
             hook.remove()
     rows = []
-    for name in (n for n in wanted if n in shapes):
-        shape, module = shapes[name], modules[name]
-        width = shape[0] if len(shape) == 3 else shape[-1]
+    for name in (n for n in wanted if n in found):
+        (shape, width), module = found[name], modules[name]
         count = sum(p.numel() for p in module.parameters())
         rows.append({"layer": name, "kind": type(module).__name__, "shape": shape, "width": width, "parameters": count})
     return pd.DataFrame(rows, columns=["layer", "kind", "shape", "width", "parameters"])
 
 
-def _shape_into(shapes: dict[str, tuple[int, ...]], name: str) -> object:
+def _shape_into(found: dict[str, tuple[tuple[int, ...], int]], name: str, around: list[nn.Module], size: int) -> object:
     def hook(module: nn.Module, inputs: tuple, output: object) -> None:
         tensor = output[0] if isinstance(output, tuple) and output else output
         if isinstance(tensor, Tensor):
-            shapes[name] = tuple(tensor.shape[1:])
+            axis = 1 if channels_first(tensor, around, (size, size)) else -1
+            found[name] = tuple(tensor.shape[1:]), tensor.shape[axis]
 
     return hook
