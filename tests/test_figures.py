@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 
 import holoviews as hv
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bokeh.embed import json_item
+from bokeh.models import HoverTool, Title
 from PIL import Image
 
 import workbench.figures
@@ -16,7 +18,6 @@ from workbench.figures import (
     alignment_map,
     embedding_map,
     flatten,
-    float32_floor,
     image_grid,
     image_sheet,
     layer_table,
@@ -42,7 +43,7 @@ FIGURES: dict[str, Callable] = {
     "image_grid": lambda: image_grid(PIXELS, list("abcde"), columns=2),
     "embedding_map": lambda: embedding_map(PLANE, FACTORS, colour="label", images=PIXELS),
 }
-NO_FIGURES = {"float32_floor", "spectra_range", "palette", "image_sheet", "flatten", "save"}
+NO_FIGURES = {"spectra_range", "palette", "image_sheet", "flatten", "save"}
 
 
 def drawn(figure) -> dict[str, pd.DataFrame]:
@@ -98,34 +99,107 @@ def test_spectra_of_few_ranks_show_points_and_of_many_curves_a_bundle():
     assert [k for k in parts if k.startswith("Curve")] == [f"Curve {s}" for s in (0, 2, 4, 7, 9, 11)]
 
 
-def test_the_floor_is_drawn_where_float32_ends():
-    figure = spectra(TABLE)
-    floor = float32_floor(TABLE["value"])
-    assert floor == np.finfo(np.float32).eps ** 2
-    assert [e.data for e in figure if isinstance(e, hv.HLine)] == [floor]
-    assert "1e-14" in next(e for e in figure if isinstance(e, hv.Text)).data[2]
-    assert drawn(figure)["Curve backbone"]["middle"][-1] == pytest.approx(
-        floor / 3
-    )  # the value 0, which has no place on a log axis
-    assert not [e for e in spectra(TABLE, floor=None) if isinstance(e, hv.HLine)]
-    assert [e.data for e in spectra(TABLE, floor=1e-3, marks={"here": 0.2}) if isinstance(e, hv.HLine)] == [0.2, 1e-3]
+def floors(figure) -> list[tuple[float, float, str]]:
+    """Where each floor ends, its height and its colour."""
+    parts = [e for e in figure if isinstance(e, hv.Contours) and e.label == "floor"]
+    return [(path["rank"][-1], path["middle"][0], path["colour"]) for part in parts for path in part.data]
 
 
-def test_what_float32_rounds_away_lies_at_the_floor():
-    rng = np.random.default_rng(0)
-    z = (rng.normal(size=(500, 8)) @ rng.normal(size=(8, 16))).astype(np.float32)  # rank 8 of 16
-    z = z.astype(np.float64)
-    values = np.linalg.eigvalsh(np.cov(z.T))[::-1]
-    floor = float32_floor(values)
-    assert values[7] > 1e6 * floor
-    assert (values[8:] < 100 * floor).all()
+def test_each_curve_has_its_own_floor_and_no_positive_value_moves():
+    value = 10.0 ** -np.arange(0, 20, 2)  # ten values, the last at 1e-18
+    deep = pd.DataFrame({"layer": "deep", "rank": range(1, 11), "value": value, "floor": 1e-9})
+    flat = pd.DataFrame({"layer": "flat", "rank": range(1, 5), "value": [1e4, 1e3, 1e2, 0.0], "floor": 1e-3})
+    figure = spectra(pd.concat([deep, flat]))
+    colour = palette(["deep", "flat"], "layer")
+    assert floors(figure) == [(10.5, 1e-9, colour["deep"]), (4.5, 1e-3, colour["flat"])]
+    assert "1e-09 to 1e-03" in next(e for e in figure if isinstance(e, hv.Text)).data[2]
+    np.testing.assert_allclose(drawn(figure)["Curve deep"]["middle"], value)
+    np.testing.assert_allclose(drawn(figure)["Curve flat"]["middle"], [1e4, 1e3, 1e2, 1e-3 / 3])  # zero has no logarithm
+    alone = spectra(deep)
+    assert floors(alone) == [(10.5, 1e-9, theme.QUIET)] and "1e-09" in next(e for e in alone if isinstance(e, hv.Text)).data[2]
 
 
-def test_spectra_range_holds_the_floor_only_where_it_matters():
-    low, high = spectra_range(pd.Series([1.0, 1e-3]), 1e-14)
+def test_values_below_the_floor_are_drawn_where_they_are():
+    """Float32 features of float64 eigenvalues: the drop from 1e-30 to 1e-40 is in the table, and in the figure."""
+    table = TABLE.assign(value=[1.0, 1e-8, 1e-20, 1e-30, 0], floor=1e-15)
+    np.testing.assert_allclose(drawn(spectra(table))["Curve backbone"]["middle"], [1, 1e-8, 1e-20, 1e-30, 1e-30 / 3])
+    low, high = hv.renderer("bokeh").get_plot(spectra(table)).state.y_range.start, 3.0
+    assert low < 1e-30 < high
+
+
+def test_many_curves_have_many_floors():
+    steps = pd.concat([TABLE.assign(step=s, floor=10.0 ** (s - 20)) for s in range(12)])
+    kept = floors(spectra(steps, by="step"))
+    assert [height for _, height, _ in kept] == [10.0 ** (s - 20) for s in range(12)]
+    assert [colour for *_, colour in kept] == list(palette(range(12), "step").values())
+    source = drawn(spectra(steps, by="step"))["Contours floor"]
+    np.testing.assert_allclose(np.array(source["ys"])[:, 0], 10.0 ** (np.arange(12) - 20))
+
+
+def test_a_table_without_floors_is_drawn_without():
+    """Tables that were kept before spectra had floors, alone and beside newer ones."""
+    assert floors(spectra(TABLE)) == [] and not [e for e in spectra(TABLE) if isinstance(e, hv.Text)]
+    assert drawn(spectra(TABLE))["Curve backbone"]["middle"][-1] == pytest.approx(1e-3 / 3)
+    both = pd.concat([TABLE.assign(run="old"), TABLE.assign(run="new", floor=1e-9)])
+    assert [height for _, height, _ in floors(spectra(both, by="run"))] == [1e-9]
+    assert floors(spectra(TABLE.assign(floor=1e-9), floor=None)) == []
+    assert [height for _, height, _ in floors(spectra(TABLE, floor=1e-3))] == [1e-3]
+    assert [e.data for e in spectra(TABLE, marks={"here": 0.2}) if isinstance(e, hv.HLine)] == [0.2]
+
+
+def test_spectra_range_holds_floors_only_where_they_matter():
+    def of(values, floor=None):
+        return spectra_range(pd.DataFrame({"value": values} | ({"floor": floor} if floor else {})))
+
+    low, high = of([1.0, 1e-3], 1e-14)
     assert 1e-5 < low < 1e-3 and high > 1
-    assert spectra_range(pd.Series([1.0, 1e-13]), 1e-14)[0] < 1e-14
-    assert spectra_range(pd.Series([0.0])) == (1e-3, 1.0)
+    assert of([1.0, 1e-13], 1e-14)[0] < 1e-14
+    assert of([1.0, 0.0], 1e-14)[0] < 1e-14 / 3 * 1.01  # the zero is drawn below the floor
+    assert of([1.0, 1e-13, 1.0], [1e-3, 1e-14, 1e-30])[0] == pytest.approx(1e-14 / 5)
+    assert of([1.0, 1e-13]) == (1e-13 / 5, 3.0)
+    assert of([0.0]) == (1e-3, 1.0)
+
+
+def note(figure) -> str:
+    """The small print below a figure."""
+    return "\n".join(part.text for part in hv.renderer("bokeh").get_plot(figure).state.below if isinstance(part, Title))
+
+
+def test_spectra_say_what_was_measured_on_how_many():
+    how = "eigenvalues of the covariance, L2-normalised rows"
+    one = TABLE.assign(n=2048, d=5, convention=how)
+    state = hv.renderer("bokeh").get_plot(spectra(one)).state
+    assert note(spectra(one)) == "N = 2,048, D = 5"
+    assert state.yaxis[0].axis_label == "eigenvalues of the covariance,\nL2-normalised rows"
+    two = pd.concat([one, one.assign(layer="projector", d=3)])
+    assert note(spectra(two)) == "N = 2,048, D = 5 (backbone), 3 (projector)"
+    assert note(spectra(pd.concat([one.assign(step=s, d=9 - s) for s in range(6)]), by="step")) == "N = 2,048, D = 4 to 9"
+    mixed = pd.concat([one, one.assign(layer="plain", convention="eigenvalues of the covariance, rows as they are")])
+    assert hv.renderer("bokeh").get_plot(spectra(mixed)).state.yaxis[0].axis_label == "value"
+    assert hv.renderer("bokeh").get_plot(spectra(one, quantity="singular value")).state.yaxis[0].axis_label == "singular value"
+    assert note(spectra(TABLE)) == "" and note(training_curves(METRICS)) == ""
+    assert note(training_curves(METRICS.assign(n=100, d=7))) == "N = 100, D = 7"
+
+
+def test_a_layer_table_says_how_its_numbers_were_taken():
+    table = pd.DataFrame(
+        {"layer": list("abab"), "measure": list("rrkk"), "value": [9.0, 3, 0.5, 0.4], "n": 500, "d": [16, 4] * 2}
+    )
+    table["convention"] = ["entropy of the singular values, uncentred, eps=1e-07"] * 2 + [""] * 2
+    words = note(layer_table(table)).splitlines()
+    assert words[0] == "N = 500, D = 16 (a), 4 (b)"
+    assert " ".join(words[1:]) == "r: entropy of the singular values, uncentred, eps=1e-07"
+    printed = layer_table(table.assign(low=table["value"] - 0.1, high=[9.5, 3.5, np.nan, np.nan])).values()[1].data["printed"]
+    assert list(printed) == ["9\n8.9 to 9.5", "0.5", "3\n2.9 to 3.5", "0.4"] or set(printed) == {
+        "9\n8.9 to 9.5", "3\n2.9 to 3.5", "0.5", "0.4",
+    }  # fmt: skip
+
+
+def test_one_spectrum_is_one_curve():
+    figure = spectra(TABLE.drop(columns="layer"))
+    np.testing.assert_allclose(drawn(figure)["Curve"]["middle"][:4], TABLE["value"][:4])
+    rankme = pd.DataFrame({"layer": "backbone", "measure": "rankme", "value": [4.0], "rank": np.nan})
+    np.testing.assert_allclose(drawn(spectra(pd.concat([TABLE, rankme])))["Curve backbone"]["middle"][:4], TABLE["value"][:4])
 
 
 def test_a_second_column_is_drawn_dashed():
@@ -160,6 +234,7 @@ def test_a_layer_table_prints_its_numbers_and_colours_each_column_by_itself():
             "layer": ["a", "b", "a", "b", "a", "a"],
             "measure": ["x", "x", "y", "y", "s", "s"],
             "value": [10, 20, 0.3, 0.1, 1.0, 3.0],
+            "seed": [0, 0, 0, 0, 0, 1],
         }
     )
     heat = layer_table(table).values()[0].data
@@ -201,6 +276,24 @@ def test_flatten_is_pca():
     assert flatten(x[:, :1]).shape == (50, 2)
 
 
+def test_flatten_of_more_columns_than_rows_forms_no_matrix_of_columns():
+    from sklearn.decomposition import PCA
+
+    x = np.random.default_rng(0).normal(size=(12, 150_528)).astype(np.float32)  # 224 x 224 x 3; squared, 181 GB
+    np.testing.assert_allclose(np.abs(flatten(x)), np.abs(PCA(2).fit_transform(x.astype(np.float64))), atol=1e-6)
+    wide = np.random.default_rng(1).normal(size=(30, 31)) * np.arange(1, 32)
+    both = flatten(wide), flatten(np.concatenate([wide, wide]))[:30]  # fewer rows than columns, and more: the same axes
+    np.testing.assert_allclose(*both, atol=1e-9)
+    np.testing.assert_array_equal(flatten(np.ones((3, 5))), 0)
+
+
+def test_flatten_leaves_the_features_as_they_are():
+    x = np.random.default_rng(0).normal(size=(9, 4)) + 5
+    before = x.copy()
+    flatten(x)
+    np.testing.assert_array_equal(x, before)
+
+
 @pytest.mark.slow
 def test_flatten_by_umap_keeps_clusters():
     rng = np.random.default_rng(0)
@@ -213,14 +306,106 @@ def test_flatten_by_umap_keeps_clusters():
 def test_a_map_carries_its_images_and_greys_what_is_not_selected():
     figure = embedding_map(PLANE, FACTORS, colour="label", images=PIXELS, selected=[1])
     data = drawn(figure)["Points"]
-    assert all(url.startswith("data:image/png;base64,") for url in data["image"])
-    assert list(data["row"]) == [0, 1, 2, 3, 4] and list(data["label"]) == list("01012")
+    assert all(url.startswith("data:image/png;base64,") for url in data["map_image"])
+    assert list(data["map_row"]) == [0, 1, 2, 3, 4] and list(data["label"]) == list("01012")
     plot = hv.renderer("bokeh").get_plot(figure)
     assert plot.handles["source"].selected.indices == [1]
     shown = [r for r in plot.state.renderers if r.visible]
     assert [r.view.filter.group for r in shown] == ["0", "1", "2"]
     assert all(r.nonselection_glyph.fill_color.value == theme.GREY and r.data_source is plot.handles["source"] for r in shown)
     assert [item.renderers for item in plot.state.legend[0].items] == [[r] for r in shown]
+
+
+@pytest.fixture(scope="module")
+def garment_factors() -> pd.DataFrame:
+    from workbench.data import garments
+
+    return garments(40).factors
+
+
+@pytest.mark.parametrize("colour", ["x", "y", "label", "class_name", "garment", "light_angle"])
+def test_a_map_leaves_every_factor_of_garments_as_it_is(garment_factors, colour):
+    xy = np.random.default_rng(0).normal(size=(40, 2))
+    data = drawn(embedding_map(xy, garment_factors, colour=colour))["Points"]
+    for name in garment_factors:
+        want = garment_factors[name].astype(type(data[name][0]))  # classes that colour the points are words
+        assert list(data[name]) == list(want), name
+    np.testing.assert_allclose(np.c_[data["map_x"], data["map_y"]], xy)
+    assert list(map(str, data["color"])) == list(map(str, data[colour]))
+    glyph = hv.renderer("bokeh").get_plot(embedding_map(xy, garment_factors, colour=colour)).handles["glyph_renderer"].glyph
+    assert (glyph.x, glyph.y) == ("map_x", "map_y")
+
+
+@pytest.mark.parametrize("colour", ["row", "color", "map_x", 7])
+def test_a_map_shows_factors_of_any_name_on_hover(colour):
+    names = ["row", "image", "x", "color", "map_x", 7]
+    factors = pd.DataFrame({name: np.arange(5) * 10.0**k for k, name in enumerate(names)})
+    figure = embedding_map(PLANE, factors, colour=colour, images=PIXELS)
+    data = drawn(figure)["Points"]
+    tips = hv.renderer("bokeh").get_plot(figure).state.select_one(HoverTool).tooltips
+    for name in names:
+        field = tips.partition(f"<b>{name}</b> @{{")[2].partition("}")[0]
+        if name == "row":  # the first line is the point's own
+            field = tips.rpartition(f"<b>{name}</b> @{{")[2].partition("}")[0]
+        np.testing.assert_allclose(np.asarray(data[field], float), factors[name])
+    np.testing.assert_allclose(np.asarray(data["color"], float), factors[colour])
+    np.testing.assert_allclose(data["map_x"], PLANE[:, 0])
+    assert '<img src="@{map_image}"' in tips and data["map_image"][0].startswith("data:image/png")
+
+
+@pytest.mark.parametrize(
+    "selected", [[1, 4], np.array([1, 4]), np.array([0, 1, 0, 0, 1], bool), [False, True, False, False, True]]
+)
+def test_rows_are_selected_by_number_or_by_mask(selected):
+    assert hv.renderer("bokeh").get_plot(embedding_map(PLANE, selected=selected)).handles["source"].selected.indices == [1, 4]
+
+
+def test_a_map_is_made_by_the_method_that_is_asked_for(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(20, 5))
+    points = drawn(embedding_map(x, method="pca"))["Points"]
+    np.testing.assert_allclose(np.c_[points["map_x"], points["map_y"]], flatten(x))
+    turned = drawn(embedding_map(x[:, :2], method="pca"))["Points"]  # two columns are drawn as they are, unless a method is named
+    np.testing.assert_allclose(np.c_[turned["map_x"], turned["map_y"]], flatten(x[:, :2]))
+
+    class Umap:
+        def __init__(self, **settings):
+            self.settings = settings
+
+        def fit_transform(self, x):
+            return np.full((len(x), 2), self.settings["random_state"])
+
+    monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=Umap))
+    assert set(drawn(embedding_map(x, method="umap", seed=7))["Points"]["map_x"]) == {7}
+
+
+def test_images_that_are_too_many_are_missed_aloud():
+    with pytest.warns(UserWarning, match="images of 5 points are not shown on hover, only those of up to 4"):
+        figure = embedding_map(PLANE, images=PIXELS, thumbnails=4)
+    assert "map_image" not in drawn(figure)["Points"]
+    with pytest.warns(UserWarning, match="images of 10,001 points.*only those of up to 10,000"):
+        embedding_map(np.zeros((10_001, 2)), images=np.zeros((10_001, 1, 1), np.uint8), thumbnails=20_000)
+
+
+def test_beyond_ten_thousand_points_what_is_not_selected_turns_grey():
+    xy = np.repeat([[0.0, 0.0], [1.0, 1.0]], 6_000, axis=0)
+    factors = pd.DataFrame({"label": np.repeat(["left", "right"], 6_000)})
+    figure = embedding_map(xy, factors, colour="label", selected=factors["label"] == "right")
+    grey, bright = (np.asarray(plot.handles["source"].data["image"][0]) for plot in _layers(figure))
+    left, right = (slice(0, grey.shape[0] // 2), slice(grey.shape[0] // 2, None))
+    assert _colours(grey[left]) == {theme.GREY.lower()} and _colours(grey[right]) == {theme.GREY.lower()}
+    assert _colours(bright[left]) == set() and _colours(bright[right]) == {
+        palette(["left", "right"], "category")["right"].lower()
+    }
+
+
+def _layers(figure) -> list:
+    return list(hv.renderer("bokeh").get_plot(figure).subplots.values())
+
+
+def _colours(image: np.ndarray) -> set[str]:
+    """Of the pixels that are not see-through."""
+    parts = np.ascontiguousarray(image).view(np.uint8).reshape(*image.shape, 4).reshape(-1, 4)
+    return {"#" + bytes(part[:3]).hex() for part in parts if part[3] > 0}
 
 
 def test_a_map_of_many_points_is_shaded():
@@ -238,6 +423,34 @@ def test_a_map_of_many_points_is_shaded():
         (lambda: spectra(TABLE, by="step"), KeyError, "needs the columns ['step', 'rank', 'value'], but ['step'] are missing"),
         (lambda: spectra(TABLE.iloc[:0]), ValueError, "without rows"),
         (lambda: spectra(pd.concat([TABLE.assign(step=s) for s in range(2)])), ValueError, "choose one value of ['step']"),
+        (lambda: spectra(TABLE.assign(rank=np.nan)), ValueError, "without rows"),
+        (
+            lambda: training_curves(pd.concat([METRICS, METRICS])),
+            ValueError,
+            "several values for one run and step: add a column that tells them apart",
+        ),
+        (lambda: training_curves(METRICS.drop(columns="run"), by="run"), KeyError, "['run'] are missing"),
+        (
+            lambda: training_curves(pd.concat([METRICS.assign(strength=s, lr=s * METRICS["loss"]) for s in (0.1, 0.2)])),
+            ValueError,
+            "choose one value of ['strength'], or draw by one. Only a column 'seed' is averaged",
+        ),
+        (
+            lambda: layer_table(pd.concat([TABLE.assign(measure="r", layer=list("abcde"), step=s) for s in (0, 10)])),
+            ValueError,
+            "several values for one layer and measure: choose one value of ['step'], or draw by one",
+        ),
+        (lambda: layer_table(TABLE.assign(measure="spectrum")), ValueError, "choose one value of ['rank']"),
+        (
+            lambda: spectra(pd.concat([TABLE.assign(run=r) for r in "abcde"]), dash="run"),
+            ValueError,
+            "dash='run' has 5 values, but there are 4 styles of line; draw by='run'",
+        ),
+        (
+            lambda: training_curves(pd.concat([METRICS.assign(kind=k) for k in "abcde"]), dash="kind"),
+            ValueError,
+            "dash='kind' has 5 values",
+        ),
         (lambda: training_curves(METRICS, values=["knn"]), KeyError, "['knn'] are missing"),
         (lambda: training_curves(METRICS.iloc[:0]), ValueError, "without rows"),
         (lambda: layer_table(TABLE), KeyError, "['measure'] are missing"),
@@ -247,6 +460,13 @@ def test_a_map_of_many_points_is_shaded():
         (lambda: image_grid(PIXELS, ["a"]), ValueError, "1 captions for 5 images"),
         (lambda: embedding_map(PLANE, FACTORS, colour="size"), KeyError, "no factor 'size'"),
         (lambda: embedding_map(PLANE, FACTORS[:2]), ValueError, "5 points but 2 rows"),
+        (lambda: embedding_map(np.where(PLANE == 2, np.nan, PLANE)), ValueError, "(5, 2) with 1 not finite"),
+        (lambda: embedding_map(PLANE, images=PIXELS[:2]), ValueError, "5 points but 2 images"),
+        (lambda: embedding_map(PLANE, selected=[0, 5]), IndexError, "rows from 0 to 5, but there are rows 0 to 4"),
+        (lambda: embedding_map(PLANE, selected=[True]), ValueError, "mask of shape (1,) for 5 points"),
+        (lambda: embedding_map(PLANE, method="tsne"), ValueError, "by 'pca' or 'umap', but got method='tsne'"),
+        (lambda: flatten(PLANE, method="tsne"), ValueError, "by 'pca' or 'umap', but got method='tsne'"),
+        (lambda: flatten(np.zeros((2, 3))), ValueError, "at least 3 rows, but got (2, 3)"),
         (lambda: flatten(np.full((4, 3), np.nan)), ValueError, "12 not finite"),
         (lambda: save(spectra(TABLE), "figure.svg"), ValueError, "saved as .png or .html"),
     ],
@@ -255,6 +475,40 @@ def test_errors_say_what_was_wanted(make, error, words):
     with pytest.raises(error) as caught:
         make()
     assert words in str(caught.value)
+
+
+def test_spectra_draw_what_measures_and_replays_give(tmp_path):
+    import torch
+
+    import workbench as wb
+
+    z = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    alone = wb.spectrum(z)
+    np.testing.assert_allclose(drawn(wb.spectra(alone))["Curve"]["middle"], alone["value"])
+    assert note(wb.spectra(alone)) == "N = 60, D = 4"
+    table = wb.over_layers({"h": z, "z": z[:, :2]}, spectrum=wb.spectrum)
+    figure = wb.spectra(table)
+    np.testing.assert_allclose(drawn(figure)["Curve h"]["middle"], alone["value"])
+    assert [height for _, height, _ in floors(figure)] == [alone["floor"][0], wb.spectrum(z[:, :2])["floor"][0]]
+    scalars = wb.over_layers({"h": z, "z": z[:, :2]}, rankme=wb.rankme, top=lambda z: 1.0)
+    np.testing.assert_allclose(drawn(wb.spectra(pd.concat([scalars, table])))["Curve h"]["middle"], alone["value"])
+    assert "eps=1e-07" in note(layer_table(scalars)).replace("\n", " ")
+
+    images = wb.garments(48)
+    trainer = wb.Trainer(epochs=1, batch_size=16)
+    run = trainer.fit(
+        wb.build_encoder("convnet", width=4), wb.SimCLR(), images, wb.Augment(), out=tmp_path / "run", progress=False
+    )
+    tables = wb.replay(run, n=24, layers=["backbone"], progress=False)
+    first = tables["spectrum"][tables["spectrum"]["step"] == 0]
+    state = hv.renderer("bokeh").get_plot(wb.spectra(first)).state
+    np.testing.assert_allclose(drawn(wb.spectra(first))["Curve backbone"]["middle"], first["value"])
+    assert note(wb.spectra(first)) == f"N = 24, D = {first['d'].iloc[0]}" and floors(wb.spectra(first)) != []
+    assert state.yaxis[0].axis_label.startswith("eigenvalues of the covariance")
+    assert len(floors(wb.spectra(tables["spectrum"], by="step"))) == len(run.steps) > 2
+    for draw, kept in ((wb.spectra, "spectrum"), (wb.layer_table, "measures")):
+        with pytest.raises(ValueError, match=r"choose one value of \['step'\]"):
+            draw(tables[kept])
 
 
 def test_colours_can_be_told_apart():

@@ -1,7 +1,7 @@
 """Curves: spectra against their rank, and what a run logged against its steps.
 
 The spectrum plot is that of Jing, Vincent, LeCun, Tian: Understanding dimensional collapse in contrastive self-supervised
-learning (ICLR 2022, figures 2, 3 and 6), with the floor of the arithmetic drawn, below which nothing is physics.
+learning (ICLR 2022, figures 2, 3 and 6), with the floor of each curve drawn, below which it is the rounding of the features.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -13,44 +13,30 @@ import pandas as pd
 
 from workbench.figures import theme
 
-__all__ = ["float32_floor", "spectra", "spectra_range", "training_curves"]
-
-EPSILON = float(np.finfo(np.float32).eps)
+__all__ = ["spectra", "spectra_range", "training_curves"]
 
 
-def float32_floor(values: np.ndarray | pd.Series, *, power: int = 2) -> float:
-    """Returns the value below which a spectrum of float32 numbers is rounding alone: the largest of ``values`` * eps ** power.
+def spectra_range(table: pd.DataFrame) -> tuple[float, float]:
+    """Returns the range of a log axis that holds the values of a table of spectra, and the floors that they come near.
 
     Arguments:
-        values: A spectrum.
-        power: 2 for eigenvalues of a covariance (squares of singular values), 1 for singular values.
-
-    Example:
-        >>> round(float(np.log(float32_floor(np.array([1.0])))), 1)
-        -31.9
+        table: Column ``value``; where there is a column ``floor``, those are held that lie less than six decades below a value.
     """
-    return float(np.max(values)) * EPSILON**power
-
-
-def spectra_range(values: pd.Series, floor: float | None = None) -> tuple[float, float]:
-    """Returns the range of a log axis that holds the values, and the floor where they come within six decades of it."""
-    values = values[values > 0]
-    if values.empty:
+    positive = table["value"][table["value"] > 0]
+    if positive.empty:
         return 1e-3, 1.0
-    low = values.min()
-    if floor and low < floor * 1e6:
-        low = floor
-    return low / 5, values.max() * 3
+    floors = table["floor"][(table["value"] < 1e6 * table["floor"]) & (table["floor"] > 0)] if "floor" in table else positive
+    return min([positive.min(), *floors]) / 5, positive.max() * 3
 
 
 def spectra(
     table: pd.DataFrame,
     *,
-    by: str = "layer",
+    by: str | None = None,
     dash: str | None = None,
-    floor: float | Literal["float32"] | None = "float32",
+    floor: float | Literal["table"] | None = "table",
     marks: Mapping[str, float] | None = None,
-    quantity: str = "eigenvalue of the covariance",
+    quantity: str | None = None,
     colours: Mapping[Hashable, str] | None = None,
     ylim: tuple[float, float] | None = None,
     title: str = "",
@@ -58,46 +44,53 @@ def spectra(
 ) -> hv.Overlay:
     """Sorted values against their rank on a log axis, a curve for each value of ``by``; over seeds, mean and spread.
 
+    Below the figure stands what the table says of N and D.
+
     Arguments:
-        table: Columns ``rank`` (from 1), ``value`` and ``by``; where there is a column ``seed``, the curve is the geometric
-            mean over seeds and the band one standard deviation of the logarithm to either side.
-        by: What the curves differ in: ``layer``, ``step``, ``run`` or any other column.
-        dash: A second column in which they may differ: its first value is drawn solid, the next dashed, then dotted.
-        floor: Drawn as a dashed line: a number, ``"float32"`` (see :func:`float32_floor`), or None for no line. Values below
-            it, and those that a log axis cannot show, are drawn at a third of it.
+        table: Columns ``rank`` (from 1), ``value`` and ``by``, such as those of ``spectrum``, ``over_layers``, ``replay``; rows
+            without a rank are left out. Where there is a column ``seed``, the curve is the geometric mean over seeds and the
+            band one standard deviation of the logarithm to either side.
+        by: What the curves differ in: ``layer``, ``step``, ``run`` or any other column. By default ``layer``, where there is that
+            column; else the table is one curve.
+        dash: A second column in which they may differ: its first value is drawn solid, the next dashed, dotted, dash-dotted.
+        floor: The value under which a curve is rounding, drawn as a thin line in its colour (grey where all have the same):
+            ``"table"`` for the column ``floor``, where there is one; a number for all; or None for no line.
         marks: Further dashed lines, by their words.
-        quantity: What ``value`` is, for the axis.
+        quantity: What ``value`` is, for the axis; by default the table's ``convention``.
         colours: By value of ``by``; those of :func:`palette` where None.
         ylim: Range of the values; by default :func:`spectra_range`.
         title: What the figure shows, as a statement.
         options: Further HoloViews options, such as ``width`` and ``height`` of the frame.
 
+    Zeros and negative values, which have no place on a log axis, are drawn below the floor of their curve, at a third of it;
+    without a floor at a third of the least value.
+
     Raises:
         KeyError: If the table lacks a column.
-        ValueError: If the table is empty or holds several spectra for one curve.
+        ValueError: If the table is empty, holds several spectra for one curve, or ``dash`` has more values than there are styles.
     """
     theme.ready()
+    table, by = _named(table, by, "layer")
     theme.need(table, [by, *([dash] if dash else []), "rank", "value"], "spectra")
-    one = [by, "rank", *[c for c in (dash, "seed") if c in table]]
-    if table.duplicated(one).any():
-        others = [c for c in table if c not in (*one, "value") and table[c].nunique() > 1] or "the other columns"
-        raise ValueError(f"several values for one {' and '.join(one)}: choose one value of {others}, or change by={by!r}")
-    floor = float32_floor(table["value"]) if floor == "float32" else floor
-    positive = table["value"][table["value"] > 0]
-    least = floor / 3 if floor else float(positive.min(skipna=True)) / 3 if len(positive) else 1e-30
-    last = int(table["rank"].max())
-    parts = _lines(table, "rank", "value", by, dash, colours, least=least, points=32)
-    marks = dict(marks or {}) | ({f"numerical floor {floor:.0e}": floor} if floor else {})
-    parts += [part for words, value in marks.items() for part in _level(value, words, last)]
-    looks = {"ylim": ylim or spectra_range(table["value"], floor), "xlim": (0.5, last + 0.5)} | options
-    return theme.frame(hv.Overlay(parts), title=title, legend=by, logy=True, xlabel="rank", ylabel=quantity, **looks)
+    table = table[table["rank"].notna()]
+    theme.need(table, [], "spectra")
+    theme.lone(table, [by, dash, "rank"])
+    table = table if floor == "table" else table.assign(floor=np.nan if floor is None else floor)
+    curve, last = [by, *([dash] if dash else [])], int(table["rank"].max())
+    colours = colours or theme.palette(_kinds(table, by), by)
+    parts = _lines(table.assign(value=_drawable(table, curve)), "rank", "value", by, dash, colours, log=True)
+    parts += _floors(table, curve, colours, last)
+    parts += [part for words, value in (marks or {}).items() for part in _level(value, words, last)]
+    looks = {"ylim": ylim or spectra_range(table), "xlim": (0.5, last + 0.5), "note": theme.facts(table, by)}
+    looks |= {"xlabel": "rank", "ylabel": quantity or _convention(table)} | options
+    return theme.frame(hv.Overlay(parts), title=title, legend=by, logy=True, **looks)
 
 
 def training_curves(
     metrics: pd.DataFrame,
     *,
     values: Sequence[str] = ("loss",),
-    by: str = "run",
+    by: str | None = None,
     dash: str | None = None,
     x: str = "step",
     colours: Mapping[Hashable, str] | None = None,
@@ -110,10 +103,11 @@ def training_curves(
 
     Arguments:
         metrics: A row a logged step; columns ``x`` and ``values``, and, where several runs are overlaid, ``by``; where there
-            is a column ``seed``, the curve is the mean over seeds and the band one standard deviation to either side.
+            is a column ``seed``, the curve is the mean over seeds and the band one standard deviation to either side. Of
+            columns ``n`` and ``d`` the small print below tells.
         values: Columns to draw, each in its own plot; rows where a column is empty are left out of its plot.
-        by: What the curves differ in.
-        dash: A second column in which they may differ: its first value is drawn solid, the next dashed, then dotted.
+        by: What the curves differ in; by default ``run``, where there is that column; else the table is one curve.
+        dash: A second column in which they may differ: its first value is drawn solid, the next dashed, dotted, dash-dotted.
         x: Column of the horizontal axis.
         colours: By value of ``by``.
         marker: Draws a vertical line at this ``x``.
@@ -123,22 +117,63 @@ def training_curves(
 
     Raises:
         KeyError: If the table lacks a column.
-        ValueError: If the table is empty.
+        ValueError: If the table is empty, holds several values for one place, or ``dash`` has more values than there are styles.
     """
     theme.ready()
-    metrics = metrics if by in metrics else metrics.assign(**{by: ""})
-    theme.need(metrics, [x, *values, *([dash] if dash else [])], "training_curves")
+    metrics, by = _named(metrics, by, "run")
+    theme.need(metrics, [x, *values, by, *([dash] if dash else [])], "training_curves")
     plots = []
     for i, name in enumerate(values):
         named = options.get("show_legend", i == len(values) - 1)
         known = colours or theme.palette(_kinds(metrics, by), by)
-        parts = _lines(metrics.dropna(subset=[name]), x, name, by, dash, known, points=points, legend=named)
+        logged = metrics.dropna(subset=[name])
+        theme.lone(logged, [by, dash, x], values)
+        parts = _lines(logged, x, name, by, dash, known, points=points, legend=named)
         parts = parts or [hv.Curve([], x, "middle").opts(show_legend=False)]
         if marker is not None:
             parts.append(hv.VLine(marker).opts(color=theme.INK, line_width=1.4, line_dash="dotted", show_legend=False))
         looks = {"width": 380, "height": 260, "show_legend": named} if len(values) > 1 else {"title": title}
+        looks["note"] = theme.facts(logged, by)
         plots.append(theme.frame(hv.Overlay(parts), legend=by, xlabel=x, ylabel=name, **(looks | options)))
     return plots[0] if len(plots) == 1 else theme.row(plots, title=title)
+
+
+def _named(table: pd.DataFrame, by: str | None, usual: str) -> tuple[pd.DataFrame, str]:
+    """The column that the curves differ in, and the table with it, should it be one curve without a name."""
+    return (table, by or usual) if by or usual in table else (table.assign(**{usual: ""}), usual)
+
+
+def _drawable(table: pd.DataFrame, curve: list[str]) -> pd.Series:
+    """The values; those that a log axis cannot show at a third of the floor, or of the least value, of their curve."""
+    value = table["value"].astype(float)
+    least = value.where(value > 0).groupby([table[c] for c in curve], dropna=False).transform("min")
+    least = np.fmin(least, table["floor"].where(table["floor"] > 0)) if "floor" in table else least
+    return value.where(~(value <= 0), least.fillna(3e-30) / 3)
+
+
+def _floors(table: pd.DataFrame, curve: list[str], colours: Mapping[Hashable, str], last: int) -> list[hv.Element]:
+    """A thin line a curve as far as it reaches, and a word above the highest."""
+    known = table[table["floor"] > 0] if "floor" in table else table[:0]
+    if known.empty:
+        return []
+    known = known.groupby(curve, sort=False, observed=True).agg(at=("floor", "max"), end=("rank", "max"))
+    low, high = known["at"].min(), known["at"].max()
+    same = high < 1.05 * low
+    kinds = known.index.get_level_values(0)
+    paths = [
+        {"rank": np.array([0.5, end + 0.5]), "middle": np.array([at, at]), "colour": theme.QUIET if same else colours[kind]}
+        for kind, at, end in zip(kinds, known["at"], known["end"], strict=True)
+    ]
+    lines = hv.Contours(paths, ["rank", "middle"], ["colour"], label="floor")
+    lines = lines.opts(color=hv.dim("colour"), line_dash="dashed", line_width=1.6, show_legend=False)
+    words = f"numerical floor {high:.0e}" if same else f"numerical floors {low:.0e} to {high:.0e}, in their curves' colours"
+    return [lines, _words(high, words, last)]
+
+
+def _convention(table: pd.DataFrame) -> str:
+    """What the values are, where the table says one thing of it."""
+    said = set(table["convention"].dropna()) - {""} if "convention" in table else ()
+    return next(iter(said)).replace(", ", ",\n", 1) if len(said) == 1 else "value"
 
 
 def _kinds(table: pd.DataFrame, column: str | None) -> list[Hashable]:
@@ -151,22 +186,25 @@ def _lines(
     y: str,
     by: str,
     dash: str | None,
-    colours: Mapping[Hashable, str] | None,
+    colours: Mapping[Hashable, str],
     *,
-    least: float | None = None,
+    log: bool = False,
     points: int = 24,
     legend: bool = True,
 ) -> list[hv.Element]:
     """The curves of all kinds and dashes: up to eight each an element of its own, more as one bundle a dash."""
-    kinds = _kinds(table, by)
-    colours = colours or theme.palette(kinds, by)
-    number = "0.000e+0" if least else "0.0000"
-    dashes = _kinds(table, dash)
+    kinds, dashes = _kinds(table, by), _kinds(table, dash)
+    if len(dashes) > len(theme.DASHES):
+        raise ValueError(
+            f"dash={dash!r} has {len(dashes)} values, but there are {len(theme.DASHES)} styles of line; "
+            f"draw by={dash!r}, or choose some of {dashes}"
+        )
+    number = "0.000e+0" if log else "0.0000"
     many = len(kinds) * len(dashes) > 8
     parts = []
     for style, which in zip(theme.DASHES, dashes, strict=False):
         rows = table[table[dash] == which] if dash else table
-        curves = {kind: _over_seeds(rows[rows[by] == kind], x, y, least) for kind in kinds}
+        curves = {kind: _over_seeds(rows[rows[by] == kind], x, y, log=log) for kind in kinds}
         curves = {kind: curve for kind, curve in curves.items() if len(curve)}
         if many:
             named = legend and style == "solid" and len(kinds) > 1
@@ -205,15 +243,15 @@ def _bundle(
     return parts
 
 
-def _over_seeds(table: pd.DataFrame, x: str, y: str, least: float | None) -> pd.DataFrame:
-    """Columns x, middle, below, above, seeds: mean and deviation over seeds, of the logarithm if ``least``."""
+def _over_seeds(table: pd.DataFrame, x: str, y: str, *, log: bool) -> pd.DataFrame:
+    """Columns x, middle, below, above, seeds: mean and deviation over seeds, of the logarithm if ``log``."""
     x_values, y_values = table[x].to_numpy(), table[y].to_numpy(float)
-    y_values = np.log(np.maximum(y_values, least)) if least else y_values
+    y_values = np.log(y_values) if log else y_values
     at, place, seeds = np.unique(x_values, return_inverse=True, return_counts=True)
     middle = np.bincount(place, y_values) / seeds
     squares = np.bincount(place, (y_values - middle[place]) ** 2)
     spread = np.sqrt(squares / np.maximum(seeds - 1, 1))
-    back = np.exp if least else np.asarray
+    back = np.exp if log else np.asarray
     below, above = back(middle) - back(middle - spread), back(middle + spread) - back(middle)
     return pd.DataFrame({x: at, "middle": back(middle), "below": below, "above": above, "seeds": seeds})
 
@@ -238,5 +276,9 @@ def _line(
 
 def _level(value: float, words: str, last: int) -> list[hv.Element]:
     line = hv.HLine(value, label="level").opts(color=theme.QUIET, line_dash="dashed", line_width=1.6, show_legend=False)
+    return [line, _words(value, words, last)]
+
+
+def _words(value: float, words: str, last: int) -> hv.Text:
     note = hv.Text(0.5 + last * 0.02, value * 1.2, words, halign="left", valign="bottom")
-    return [line, note.opts(color=theme.QUIET, text_font_size=theme.SIZE["note"])]
+    return note.opts(color=theme.QUIET, text_font_size=theme.SIZE["note"])

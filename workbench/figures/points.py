@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable
+import warnings
 from typing import Any, Literal
 
 import holoviews as hv
@@ -16,6 +16,9 @@ from workbench.figures.grids import _channels_last
 __all__ = ["embedding_map", "flatten"]
 
 MANY = 10_000  # points beyond which a browser grows slow
+METHODS = ("pca", "umap")
+X, Y, ROW, IMAGE = "map_x", "map_y", "map_row", "map_image"
+TAKEN = (X, Y, ROW, IMAGE, "color")  # columns of the figure itself, the last by HoloViews; factors of these names get others
 
 
 def flatten(x: np.ndarray, *, method: Literal["pca", "umap"] = "pca", seed: int = 0) -> np.ndarray:
@@ -27,32 +30,49 @@ def flatten(x: np.ndarray, *, method: Literal["pca", "umap"] = "pca", seed: int 
         seed: Of UMAP.
 
     Raises:
-        ValueError: If there are fewer than 3 rows, or the numbers are not finite.
+        ValueError: If there is no such method, there are fewer than 3 rows, or the numbers are not finite.
     """
-    x = np.asarray(x, dtype=np.float64).reshape(len(x), -1)
-    if len(x) < 3 or not np.isfinite(x).all():
-        raise ValueError(
-            f"a map needs at least 3 rows of finite numbers, but got {x.shape} with {int((~np.isfinite(x)).sum())} not finite"
-        )
+    if method not in METHODS:
+        raise ValueError(f"a map is made by {' or '.join(map(repr, METHODS))}, but got method={method!r}")
+    x = np.array(x, dtype=np.float64).reshape(len(x), -1)
+    _finite(x)
+    if len(x) < 3:
+        raise ValueError(f"a map needs at least 3 rows, but got {x.shape}")
     if method == "umap":
         import umap
 
         return umap.UMAP(metric="cosine", random_state=seed, n_jobs=1).fit_transform(x)
-    x = x - x.mean(0)
+    x -= x.mean(0)
     if x.shape[1] == 1:
         return np.concatenate([x, np.zeros_like(x)], axis=1)
-    _, axes = np.linalg.eigh(x.T @ x)
-    axes = axes[:, :-3:-1]
+    axes = _axes(x)
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), [0, 1]])
     return x @ axes
+
+
+def _axes(x: np.ndarray) -> np.ndarray:
+    """The two leading principal directions (D, 2) of centred rows, from the smaller of the two Gram matrices."""
+    n, d = x.shape
+    if d <= n:
+        return np.linalg.eigh(x.T @ x)[1][:, :-3:-1]
+    axes = x.T @ np.linalg.eigh(x @ x.T)[1][:, :-3:-1]
+    length = np.linalg.norm(axes, axis=0)
+    return axes / np.where(length > 0, length, 1)
+
+
+def _finite(x: np.ndarray) -> None:
+    if bad := int((~np.isfinite(x)).sum()):
+        raise ValueError(f"a map needs finite numbers, but got {x.shape} with {bad} not finite")
 
 
 def embedding_map(
     xy: np.ndarray,
     factors: pd.DataFrame | None = None,
     *,
+    method: Literal["pca", "umap"] | None = None,
+    seed: int = 0,
     colour: str | None = None,
-    images: np.ndarray | Callable[[np.ndarray], np.ndarray] | None = None,
+    images: np.ndarray | None = None,
     thumbnails: int = 2_000,
     selected: np.ndarray | list[int] | None = None,
     title: str = "",
@@ -63,45 +83,73 @@ def embedding_map(
     Up to 10,000 rows are plain points, which can be lassoed; more are shaded by Datashader into one picture.
 
     Arguments:
-        xy: (N, 2), or (N, D), of which the two leading principal components are taken; see :func:`flatten`.
+        xy: (N, 2), which are drawn as they are, or (N, D).
         factors: N rows; shown on hover.
+        method: How D columns become two, see :func:`flatten`; by default their two leading principal components.
+        seed: Of UMAP.
         colour: A column of ``factors``: up to 12 different values are categories, more numbers are a scale.
-        images: uint8 (N, C, H, W) or (N, H, W, C); only where there are at most ``thumbnails`` rows do they travel.
-        thumbnails: Most rows that get their image on hover.
-        selected: Rows drawn in colour; all others turn grey.
+        images: uint8 (N, C, H, W) or (N, H, W, C), shown on hover where there are at most ``thumbnails`` rows; beyond, a warning
+            says that they are not.
+        thumbnails: Most rows that get their image on hover, at most 10,000.
+        selected: Rows drawn in colour, as a mask (N) or as their numbers; all others turn grey.
         title: What the figure shows, as a statement.
         options: Further HoloViews options.
 
     Raises:
-        ValueError: If the rows do not agree.
+        ValueError: If the rows do not agree, the numbers are not finite, or there is no such method.
         KeyError: If there is no factor ``colour``.
+        IndexError: If a selected row is not there.
     """
     theme.ready()
     xy = np.asarray(xy)
-    xy = flatten(xy) if xy.ndim != 2 or xy.shape[1] != 2 else xy
+    xy = xy if xy.ndim == 2 and xy.shape[1] == 2 and method is None else flatten(xy, method=method or "pca", seed=seed)
+    _finite(xy)
     factors = pd.DataFrame(index=range(len(xy))) if factors is None else factors.reset_index(drop=True)
-    if len(factors) != len(xy):
-        raise ValueError(f"{len(xy)} points but {len(factors)} rows of factors; give one row a point")
+    for what, rows in (("rows of factors", factors), ("images", images)):
+        if rows is not None and len(rows) != len(xy):
+            raise ValueError(f"{len(xy)} points but {len(rows)} {what}; give one a point")
     if colour is not None and colour not in factors:
         raise KeyError(f"there is no factor {colour!r} to colour by; the table has {list(factors)}")
-    table = factors.assign(x=xy[:, 0], y=xy[:, 1], row=np.arange(len(xy)))
-    scale, table = _scale(table, colour)
+    selected = None if selected is None else _rows(selected, len(xy))
+    fields = {c: f"factor_{c}" if str(c).replace(" ", "_") in TAKEN else str(c) for c in factors}
+    table = factors.rename(columns=fields).assign(**{X: xy[:, 0], Y: xy[:, 1], ROW: np.arange(len(xy))})
+    scale, table = _scale(table, fields.get(colour), str(colour))
+    if images is not None and len(xy) > min(thumbnails, MANY):
+        warnings.warn(
+            f"the images of {len(xy):,} points are not shown on hover, only those of up to {min(thumbnails, MANY):,}: "
+            f"choose rows, or give thumbnails= (at most {MANY:,})",
+            stacklevel=2,
+        )
+        images = None
     if len(xy) > MANY:
-        return _shaded(table, colour, scale, title, options)
-    tips = [(c, f"@{{{c}}}") for c in ["row", *factors]]
-    if images is not None and len(xy) <= thumbnails:
-        table["image"] = [_data_url(i) for i in _channels_last(np.asarray(images))]
-    points = hv.Points(table, ["x", "y"], [c for c in table if c not in ("x", "y")])
+        return _shaded(table, fields.get(colour), scale, selected, title, options)
+    tips = [("row", f"@{{{ROW}}}"), *((str(c), f"@{{{field}}}") for c, field in fields.items())]
+    if images is not None:
+        table[IMAGE] = [_data_url(i) for i in _channels_last(np.asarray(images))]
+    points = hv.Points(table, [X, Y], [c for c in table if c not in (X, Y)])
     looks = {"size": 5, "alpha": 0.75, "line_color": None, "selection_alpha": 1.0}
     looks |= {
         "tools": ["hover", "lasso_select", "box_select", "tap"],
         "active_tools": ["lasso_select"],
-        "hover_tooltips": _card(tips) if "image" in table else tips,
+        "hover_tooltips": _card(tips) if IMAGE in table else tips,
     }
     if selected is not None:
-        looks["selected"] = [int(i) for i in selected]
+        looks["selected"] = selected.tolist()
     looks = {"width": 520, "height": 480, "hooks": [theme.bare, _grey]} | looks | scale | options
     return theme.frame(points, title=title, xaxis=None, yaxis=None, **looks)
+
+
+def _rows(selected: np.ndarray | list[int], n: int) -> np.ndarray:
+    """The numbers of the selected rows of ``n``."""
+    rows = np.asarray(selected)
+    if rows.dtype == bool:
+        if rows.shape != (n,):
+            raise ValueError(f"selected is a mask of shape {rows.shape} for {n} points; give one entry a point")
+        return np.flatnonzero(rows)
+    rows = rows.astype(int).reshape(-1)
+    if len(rows) and not 0 <= rows.min() <= rows.max() < n:
+        raise IndexError(f"selected names rows from {rows.min()} to {rows.max()}, but there are rows 0 to {n - 1}")
+    return rows
 
 
 def _grey(plot: Any, element: Any) -> None:
@@ -127,34 +175,44 @@ def _grey(plot: Any, element: Any) -> None:
         hover.renderers = list(parts.values())
 
 
-def _scale(table: pd.DataFrame, colour: str | None) -> tuple[dict[str, object], pd.DataFrame]:
+def _scale(table: pd.DataFrame, field: str | None, name: str) -> tuple[dict[str, object], pd.DataFrame]:
     """How the points are coloured: options, and the table with the categories as words."""
-    if colour is None:
+    if field is None:
         return {"color": theme.CATEGORIES[0]}, table
-    values = sorted(table[colour].unique(), key=str) if table[colour].dtype == object else np.sort(table[colour].unique())
+    values = sorted(table[field].unique(), key=str) if table[field].dtype == object else np.sort(table[field].unique())
     if len(values) <= 12:
-        table = table.assign(**{colour: table[colour].astype(str).astype(object)})
+        table = table.assign(**{field: table[field].astype(str).astype(object)})
         cmap = {str(k): v for k, v in theme.palette(list(values), "category").items()}
-        return {"color": colour, "cmap": cmap, "legend_position": "right", "legend_opts": {"title": colour}}, table
-    return {"color": colour, "cmap": list(theme.RAMPS["layer"]), "colorbar": True, "clabel": colour}, table
+        return {"color": field, "cmap": cmap, "legend_position": "right", "legend_opts": {"title": name}}, table
+    return {"color": field, "cmap": list(theme.RAMPS["layer"]), "colorbar": True, "clabel": name}, table
 
 
-def _shaded(table: pd.DataFrame, colour: str | None, scale: dict, title: str, options: dict) -> hv.Element:
-    """One picture of all the points, drawn on the server."""
+def _shaded(
+    table: pd.DataFrame, colour: str | None, scale: dict, selected: np.ndarray | None, title: str, options: dict
+) -> hv.Element:
+    """One picture of all the points, drawn on the server; below the selected ones, should there be any, all in grey."""
     import datashader as ds
     from holoviews.operation.datashader import datashade, dynspread
 
-    points = hv.Points(table, ["x", "y"], [colour] if colour else [])
     cmap = scale.get("cmap")
     if isinstance(cmap, dict):
         table[colour] = table[colour].astype("category")
-        shaded = datashade(points.clone(table), aggregator=ds.count_cat(colour), color_key=cmap)
+        how = {"aggregator": ds.count_cat(colour), "color_key": cmap}
     elif colour:
-        shaded = datashade(points, aggregator=ds.mean(colour), cmap=cmap)
+        how = {"aggregator": ds.mean(colour), "cmap": cmap}
     else:
-        shaded = datashade(points, cmap=list(theme.PALE[60:]))
+        how = {"cmap": list(theme.PALE[60:])}
+    span = {"x_range": _span(table[X]), "y_range": _span(table[Y])}
+    shown = table if selected is None else table.iloc[selected]
+    figure = dynspread(datashade(hv.Points(shown, [X, Y], [colour] if colour else []), **how, **span))
+    if selected is not None:
+        figure = dynspread(datashade(hv.Points(table, [X, Y], []), cmap=[theme.GREY], **span)) * figure
     looks = {"width": 520, "height": 480, "tools": ["lasso_select", "box_select"], "active_tools": ["lasso_select"]} | options
-    return theme.frame(dynspread(shaded), title=title, xaxis=None, yaxis=None, hooks=[theme.bare], **looks)
+    return theme.frame(figure, title=title, xaxis=None, yaxis=None, hooks=[theme.bare], **looks)
+
+
+def _span(values: pd.Series) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
 
 
 def _data_url(image: np.ndarray) -> str:
@@ -168,7 +226,6 @@ def _data_url(image: np.ndarray) -> str:
 def _card(tips: list[tuple[str, str]]) -> str:
     """The hover card: the image, then a line a factor."""
     lines = "".join(f"<div><b>{name}</b> {value}</div>" for name, value in tips)
-    image = (
-        '<img src="@image" width="80" style="image-rendering: pixelated; border-radius: 4px; display: block; margin-bottom: 4px">'
-    )
+    looks = "image-rendering: pixelated; border-radius: 4px; display: block; margin-bottom: 4px"
+    image = f'<img src="@{{{IMAGE}}}" width="80" style="{looks}">'
     return f'<div style="font: 13px {theme.FONT}, sans-serif">{image}{lines}</div>'

@@ -23,8 +23,11 @@ def layer_table(
 ) -> hv.Overlay:
     """A row a layer, a column a measure (or factor), the numbers printed, each column coloured from its least to its greatest.
 
+    Below stands what the table says of N and D, and of the convention of each measure.
+
     Arguments:
-        table: Columns ``rows``, ``columns`` and ``value``; several values of one cell (seeds) show as mean and spread.
+        table: Columns ``rows``, ``columns`` and ``value``; where there is a column ``seed``, a cell shows mean and standard
+            deviation over seeds, else, where there are columns ``low`` and ``high``, the interval.
         rows, columns, value: Which columns of the table are meant; rows and columns keep their order, first on top and left.
         digits: Significant digits printed.
         title: What the figure shows, as a statement.
@@ -32,17 +35,24 @@ def layer_table(
 
     Raises:
         KeyError: If the table lacks a column.
-        ValueError: If the table is empty.
+        ValueError: If the table is empty, or holds several values for one cell.
     """
     theme.ready()
     theme.need(table, [rows, columns, value], "layer_table")
-    cells = table.groupby([rows, columns], sort=False, observed=True)[value].agg(["mean", "std", "size"]).reset_index()
+    theme.lone(table, [rows, columns], [value])
+    table = table.assign(**{c: np.nan for c in ("low", "high") if c not in table})
+    wanted = {
+        "mean": (value, "mean"),
+        "std": (value, "std"),
+        "size": (value, "size"),
+        "low": ("low", "min"),
+        "high": ("high", "max"),
+    }
+    cells = table.groupby([rows, columns], sort=False, observed=True).agg(**wanted).reset_index()
     spans = cells.groupby(columns, observed=True)["mean"].agg(["min", "max"]).loc[cells[columns]].to_numpy()
     width = spans[:, 1] - spans[:, 0]
     share = np.divide(cells["mean"] - spans[:, 0], width, out=np.full(len(cells), 0.5), where=width > 0)
-    cells = cells.assign(
-        share=share, printed=[_printed(m, s, n, digits) for m, s, n in cells[["mean", "std", "size"]].to_numpy()]
-    )
+    cells = cells.assign(share=share, printed=[_printed(*cell, digits) for cell in cells[[*wanted]].to_numpy()])
     cells[[rows, columns, "printed"]] = cells[[rows, columns, "printed"]].astype(str).astype(object)
     down, across = list(dict.fromkeys(cells[rows]))[::-1], list(dict.fromkeys(cells[columns]))
     across_dim, down_dim = hv.Dimension(columns, values=across), hv.Dimension(rows, values=down)
@@ -50,17 +60,28 @@ def layer_table(
     heat = heat.opts(cmap=list(theme.PALE), clim=(0, 1), colorbar=False, line_color=theme.PAPER, line_width=3)
     words = hv.Labels(cells, [across_dim, down_dim], "printed")
     words = words.opts(text_color=theme.INK, text_font_size=theme.SIZE["label"])
-    size = {"width": max(90 * len(across), 180), "height": max(38 * len(down), 76)} | options
-    return theme.frame(
-        heat * words, title=title, xaxis="top", xlabel="", ylabel="", show_legend=False, hooks=[theme.bare], **size
-    )
+    wide, high = (150, 52) if cells["printed"].str.contains("\n").any() else (90, 38)
+    looks = {"width": max(wide * len(across), 180), "height": max(high * len(down), 76), "note": _note(table, rows, columns)}
+    looks |= {"xaxis": "top", "xlabel": "", "ylabel": "", "show_legend": False, "hooks": [theme.bare]} | options
+    return theme.frame(heat * words, title=title, **looks)
 
 
-def _printed(mean: float, spread: float, n: float, digits: int) -> str:
+def _printed(mean: float, spread: float, n: float, low: float, high: float, digits: int) -> str:
     if not np.isfinite(mean):
         return "–"
     text = f"{mean:.{digits}g}"
-    return f"{text} ± {spread:.1g}" if n > 1 else text
+    if n > 1:
+        return f"{text} ± {spread:.1g}"
+    return f"{text}\n{low:.{digits}g} to {high:.{digits}g}" if np.isfinite([low, high]).all() else text
+
+
+def _note(table: pd.DataFrame, rows: str, columns: str) -> str:
+    """N and D, then a line a column: its convention, where it has one."""
+    lines = [theme.facts(table, rows)]
+    if "convention" in table:
+        said = table[[columns, "convention"]].dropna().drop_duplicates()
+        lines += [f"{name}: {how}" for name, how in said[said["convention"] != ""].to_numpy()]
+    return "\n".join(line for line in lines if line)
 
 
 def alignment_map(

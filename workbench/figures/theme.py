@@ -4,7 +4,9 @@ Categories take the palette of Okabe and Ito (2008), which people with any colou
 order (layer depth, training step) takes a part of viridis or plasma that is dark enough for white paper and beamers.
 """
 
+import dataclasses
 import functools
+import textwrap
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
@@ -13,7 +15,7 @@ import holoviews.plotting.bokeh
 import pandas as pd
 from bokeh.core.validation import silence
 from bokeh.core.validation.warnings import FIXED_SIZING_MODE
-from bokeh.models import ColorBar, Plot, Text
+from bokeh.models import ColorBar, Plot, Text, Title
 from bokeh.palettes import Blues256, Plasma256, Viridis256
 from bokeh.themes import Theme
 
@@ -74,6 +76,7 @@ LOOKS = {  # by class of Bokeh
 }
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 WIDTH, HEIGHT = 560, 380
+LINE = 80  # characters of a note that fit below a figure
 
 
 def palette(values: Sequence[Hashable], kind: str = "run") -> dict[Hashable, str]:
@@ -103,6 +106,7 @@ def frame(
     width: int = WIDTH,
     height: int = HEIGHT,
     hooks: Sequence[Any] = (),
+    note: str = "",
     **options: Any,
 ) -> Any:
     """Returns a HoloViews figure in the project's looks.
@@ -113,13 +117,15 @@ def frame(
         legend: What its entries are; a legend stands to the right, where it catches no clicks.
         width, height: Of the frame between the axes, in screen pixels; ``responsive=True`` fills the width there is.
         hooks: Further hooks than :func:`dress`.
+        note: Small print below the figure: what its numbers were taken of.
         options: Of HoloViews.
     """
     if isinstance(figure, hv.Overlay):
         options = {"legend_position": "right", "legend_opts": {"title": legend or ""}} | options
     options = {"active_tools": ["box_zoom"]} | options  # the wheel scrolls the page
     size = {"height": height} if options.get("responsive") else {"frame_width": width, "frame_height": height}
-    return figure.opts(title=title, hooks=[dress, *hooks], shared_axes=False, backend="bokeh", **(size | options))
+    hooks = [dress, *hooks, *([Note(note)] if note else [])]
+    return figure.opts(title=title, hooks=hooks, shared_axes=False, backend="bokeh", **(size | options))
 
 
 def row(figures: Sequence[Any], *, title: str = "", columns: int = 3) -> hv.Layout:
@@ -156,6 +162,24 @@ def document_theme() -> Theme:
     return Theme(json={"attrs": LOOKS})
 
 
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """The hook that writes small print below a figure; called again with other words, it replaces them."""
+
+    words: str
+
+    def __call__(self, plot: Any, element: Any) -> None:
+        """Writes the words below the Bokeh figure that HoloViews made."""
+        figure = plot.handles.get("plot", plot.state)
+        text = "\n".join(line for words in self.words.splitlines() for line in textwrap.wrap(words, LINE))
+        known = [part for part in figure.below if isinstance(part, Title)]
+        if known:
+            known[0].text = text
+            return
+        looks = {"text_font": FONT, "text_font_size": SIZE["note"], "text_font_style": "normal", "text_color": QUIET}
+        figure.add_layout(Title(text=text, standoff=8, **looks), "below")
+
+
 def bare(plot: Any, element: Any) -> None:
     """A further hook, for pictures whose axes mean nothing."""
     figure = plot.handles["plot"]
@@ -179,3 +203,42 @@ def need(table: pd.DataFrame, wanted: Iterable[str], figure: str) -> None:
         raise KeyError(f"{figure} needs the columns {list(wanted)}, but {missing} are missing; the table has {list(table)}")
     if table.empty:
         raise ValueError(f"{figure} got a table without rows; nothing was measured or logged yet")
+
+
+def facts(table: pd.DataFrame, by: str | None = None) -> str:
+    """Returns what the numbers of a table were taken of, from its columns ``n`` and ``d``: "N = 2,048, D = 128 (h), 64 (z)".
+
+    Arguments:
+        table: Any table; empty words where it has neither column.
+        by: The column that names its parts, where these differ.
+    """
+    return ", ".join(words for name in ("n", "d") if name in table and (words := _size(table.dropna(subset=name), name, by)))
+
+
+def _size(table: pd.DataFrame, name: str, by: str | None) -> str:
+    values = sorted(set(table[name].astype(int)))
+    if len(values) < 2:
+        return "".join(f"{name.upper()} = {value:,}" for value in values)
+    parts = table[[by, name]].drop_duplicates() if by in table else []
+    if 0 < len(parts) <= 4:
+        return f"{name.upper()} = " + ", ".join(f"{int(value):,} ({part})" for part, value in parts.to_numpy())
+    return f"{name.upper()} = {values[0]:,} to {values[-1]:,}"
+
+
+def lone(table: pd.DataFrame, one: Iterable[str | None], measured: Iterable[str] = ("value",)) -> None:
+    """Raises ValueError if a table has several values where a figure has one place; only those of seeds are averaged.
+
+    Arguments:
+        table: What is to be drawn.
+        one: Columns that name a place of the figure; None and absent ones do not count.
+        measured: Columns that hold what is drawn.
+    """
+    one = [c for c in dict.fromkeys([*one, "seed"]) if c in table]
+    many = table[table.duplicated(one, keep=False)]
+    if many.empty:
+        return
+    groups = many.groupby(one, dropna=False, observed=True)
+    at_most, taken = groups.size().max(), {*one, *measured, "floor", "low", "high"}
+    differ = [c for c in many if c not in taken and groups[c].nunique().max() > 1 and many[c].nunique() <= at_most]
+    said = f"choose one value of {differ}, or draw by one" if differ else "add a column that tells them apart, and draw by it"
+    raise ValueError(f"several values for one {' and '.join(one)}: {said}. Only a column 'seed' is averaged.")

@@ -10,7 +10,7 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
-from workbench.figures.lines import float32_floor, spectra, spectra_range, training_curves
+from workbench.figures.lines import spectra, spectra_range, training_curves
 from workbench.panels.jobs import Job
 from workbench.panels.picture import Picture, beside
 from workbench.spec import names
@@ -255,9 +255,8 @@ class CollapseLive(pn.viewable.Viewer):
         if spectra_seen:
             first, now = spectra_seen[0][1], spectra_seen[-1][1]
             both = pd.concat([now.assign(when=f"step {spectra_seen[-1][0]:,}"), first.assign(when="before training")])
-            floor = float32_floor(both["value"])
-            low, high = spectra_range(pd.concat([s["value"] for _, s in spectra_seen]), floor)
-            looks = {"by": "layer", "dash": "when", "floor": floor, "ylim": (low, high), "responsive": True, "height": 330}
+            ylim = spectra_range(pd.concat([s for _, s in spectra_seen]))
+            looks = {"by": "layer", "dash": "when", "ylim": ylim, "responsive": True, "height": 330}
             self.spectrum.show(spectra(both, title="Spectrum now; dashed: before training", **looks))
         below = {"responsive": True, "height": 250, "xlim": (0, max(lesson.total, 1)), "points": 0}
         if "loss" in course:

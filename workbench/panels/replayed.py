@@ -10,7 +10,7 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
-from workbench.figures.lines import float32_floor, spectra, spectra_range, training_curves
+from workbench.figures.lines import spectra, spectra_range, training_curves
 from workbench.figures.tables import layer_table
 from workbench.figures.theme import palette
 from workbench.panels.jobs import Job
@@ -237,7 +237,6 @@ class CollapseRun(pn.viewable.Viewer):
         runs = self.runs
         self.said.object = runs.finding()
         every = runs.tidy("spectrum")
-        floor = float32_floor(every["value"])
         colours = palette(runs.param.layers.objects, "layer")
         common = {"by": "layer", "dash": "run", "colours": colours, "responsive": True}
         now = runs.at_step("spectrum")
@@ -245,9 +244,7 @@ class CollapseRun(pn.viewable.Viewer):
             for picture in (self.spectrum, self.table, self.rank, self.near):
                 picture.show(None)
             return
-        self.spectrum.show(
-            spectra(now, floor=floor, ylim=spectra_range(every["value"], floor), title="Spectrum", height=330, **common)
-        )
+        self.spectrum.show(spectra(now, ylim=spectra_range(every), title="Spectrum", height=330, **common))
         numbers = runs.at_step("measures")
         numbers = numbers[numbers["run"] == runs.run].sort_values(
             "measure", key=lambda names: names.map(ORDER.get), kind="stable"

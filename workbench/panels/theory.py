@@ -236,7 +236,8 @@ class CollapseTheory(pn.viewable.Viewer):
         weights = table[table["matrix"] != "embedding"]
         self.weights.show(spectra(weights, title="Weights", quantity="singular value", ylim=(low[0], 5), **looks))
         marks = {"dead below e⁻⁸": DEAD}
-        self.embedding.show(spectra(_of(table, "embedding"), title="Embedding", marks=marks, ylim=(low[1], 10), **looks))
+        looks |= {"quantity": "eigenvalue of the covariance", "marks": marks, "ylim": (low[1], 10)}
+        self.embedding.show(spectra(_of(table, "embedding"), title="Embedding", **looks))
         start = _of(table, "embedding").assign(
             step=0, value=0.0
         )  # zeros, which a log axis does not draw, keep the curves' places
