@@ -16,13 +16,19 @@ import torch.nn.functional as F
 import workbench.objectives
 from workbench.core import Embedding, Views
 from workbench.models.encoder import Encoder
-from workbench.objectives import barlow, byol, directclr, sigreg, simclr, simsiam, supervised, vicreg
+from workbench.models.pretrained import Timm
+from workbench.models.tokens import TokenViT
+from workbench.objectives import barlow, byol, directclr, masking, mocov3, sigreg, simclr, simsiam, supervised, vicreg
 from workbench.objectives.base import Objective, embed, embed_together, off_diagonal, sample_embedding
+from workbench.objectives.masking import Masked
 from workbench.spec import available, build, describe
 
 OBJECTIVES = available(workbench.objectives, Objective)
 every = pytest.mark.parametrize("kind", OBJECTIVES.values(), ids=OBJECTIVES)
-pytestmark = pytest.mark.filterwarnings("ignore:DirectCLR trains the representation")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:DirectCLR trains the representation"),
+    pytest.mark.filterwarnings("ignore:.* trains the backbone and uses no projector"),
+]
 
 B, SHAPE, WIDTH = 12, (3, 4, 4), 16
 
@@ -32,6 +38,22 @@ def small(dtype=torch.float32, projector=True):
     torch.manual_seed(1)
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(48, 24), nn.Tanh(), nn.Linear(24, WIDTH))
     return Encoder(backbone, nn.Linear(WIDTH, 10) if projector else nn.Identity()).to(dtype)
+
+
+def tokens(dtype=torch.float32):
+    """An encoder of 16 patches, for objectives that hide some."""
+    torch.manual_seed(1)
+    return Encoder(TokenViT(4, 1, 8, 2, 2), nn.Linear(8, 10)).to(dtype)
+
+
+def fitting(kind, dtype=torch.float32):
+    """A model that the objective can train."""
+    return tokens(dtype) if issubclass(kind, Masked) else small(dtype)
+
+
+def seen_by(kind, **settings):
+    """As many views as the objective takes."""
+    return views_of(kind.takes, **settings)
 
 
 def views_of(n=2, b=B, dtype=torch.float32, seed=2):
@@ -79,13 +101,14 @@ def given(objective, *zs):
 
 def test_all_are_found():
     assert set(OBJECTIVES) >= {"SimCLR", "DirectCLR", "VICReg", "BarlowTwins", "BYOL", "SimSiam", "SIGReg", "Supervised"}
+    assert set(OBJECTIVES) >= {"MAE", "SimMIM", "MoCoV3"}
 
 
 @every
 def test_terms_are_finite_scalars_and_every_parameter_learns(kind):
-    model = small()
+    model = fitting(kind)
     objective = ready(kind, model)
-    terms = step(objective, model, views_of())
+    terms = step(objective, model, seen_by(kind))
     assert "loss" in terms
     assert all(t.ndim == 0 and t.isfinite() for t in terms.values())
     terms["loss"].backward()
@@ -97,27 +120,32 @@ def test_terms_are_finite_scalars_and_every_parameter_learns(kind):
 
 
 @every
-def test_the_order_of_a_batch_does_not_matter(kind):
-    model = small(torch.float64)
+def test_the_order_of_a_batch_does_not_matter(kind, monkeypatch):
+    """Where patches are hidden, what decides which ones moves with its image."""
+    model = fitting(kind, torch.float64)
     objective = ready(kind, model)
-    views = views_of(dtype=torch.float64)
+    views = seen_by(kind, dtype=torch.float64)
     order = torch.randperm(B, generator=torch.Generator().manual_seed(5))
     shuffled = Views([x[order] for x in views.images], views.index[order])
-    torch.testing.assert_close(step(objective, model, shuffled), step(objective, model, views), rtol=1e-10, atol=1e-12)
+    noise = torch.rand(B, 16)
+    monkeypatch.setattr(masking, "noise", lambda b, n: noise)
+    expected = step(objective, model, views)
+    monkeypatch.setattr(masking, "noise", lambda b, n: noise[order])
+    torch.testing.assert_close(step(objective, model, shuffled), expected, rtol=1e-10, atol=1e-12)
 
 
 @every
 def test_swapping_the_views_does_not_matter(kind):
-    model = small(torch.float64)
+    model = fitting(kind, torch.float64)
     objective = ready(kind, model)
-    views = views_of(dtype=torch.float64)
+    views = seen_by(kind, dtype=torch.float64)
     swapped = views._replace(images=views.images[::-1])
     torch.testing.assert_close(step(objective, model, swapped)["loss"], step(objective, model, views)["loss"], rtol=1e-10, atol=0)
 
 
 @every
 def test_description_builds_it_again(kind):
-    objective = ready(kind, small())
+    objective = ready(kind, fitting(kind))
     again = build(describe(objective))
     assert type(again) is kind
     assert describe(again) == describe(objective)
@@ -126,7 +154,7 @@ def test_description_builds_it_again(kind):
 
 @every
 def test_state_round_trip(kind):
-    model = small()
+    model = fitting(kind)
     objective = ready(kind, model)
     objective.after_step(model, 0.5)
     again = build(describe(objective))
@@ -134,12 +162,12 @@ def test_state_round_trip(kind):
     torch.manual_seed(99)
     again.begin(model, sample_embedding(model, *SHAPE))
     again.load_state_dict(objective.state_dict(), strict=True)
-    torch.testing.assert_close(step(again, model, views_of()), step(objective, model, views_of()), rtol=0, atol=0)
+    torch.testing.assert_close(step(again, model, seen_by(kind)), step(objective, model, seen_by(kind)), rtol=0, atol=0)
 
 
 @every
 def test_beginning_twice_is_beginning_once(kind):
-    model = small()
+    model = fitting(kind)
     objective = ready(kind, model)
     first = copy.deepcopy(objective.state_dict())
     torch.manual_seed(3)
@@ -151,12 +179,13 @@ def test_beginning_twice_is_beginning_once(kind):
 @pytest.mark.parametrize("value", [0.0, 0.3])
 def test_finite_at_total_collapse(kind, value):
     """All embeddings are one point (value 0: the origin): the loss and its gradient stay finite, so training can go on."""
-    model = small()
-    for p in [*model.backbone[-1].parameters(), *model.projector.parameters()]:
+    model = fitting(kind)
+    last = model.backbone.norm if issubclass(kind, Masked) else model.backbone[-1]
+    for p in [*last.parameters(), *model.projector.parameters()]:
         nn.init.constant_(p, value)
     objective = ready(kind, model)
     images = torch.rand(1, *SHAPE).expand(B, *SHAPE)
-    terms = step(objective, model, Views([images.clone(), images.clone()], torch.arange(B)))
+    terms = step(objective, model, Views([images.clone() for _ in range(kind.takes)], torch.arange(B)))
     terms["loss"].backward()
     assert all(t.isfinite() for t in terms.values())
     assert all(p.grad.isfinite().all() for p in [*model.parameters(), *objective.parameters()] if p.grad is not None)
@@ -164,11 +193,11 @@ def test_finite_at_total_collapse(kind, value):
 
 @every
 def test_autocast_keeps_statistics_in_float32(kind):
-    model = small()
+    model = fitting(kind)
     objective = ready(kind, model)
-    exact = step(objective, model, views_of())
+    exact = step(objective, model, seen_by(kind))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = step(objective, model, views_of())
+        terms = step(objective, model, seen_by(kind))
     assert all(t.dtype == torch.float32 and t.isfinite() for t in terms.values())
     torch.testing.assert_close(terms["loss"], exact["loss"], rtol=0.05, atol=0.05)
     terms["loss"].backward()
@@ -178,9 +207,10 @@ def test_autocast_keeps_statistics_in_float32(kind):
 @pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"SimSiam"}))  # whose target stands still: tested below
 def test_gradient_is_the_finite_difference(name):
     """The gradient of the whole objective along a random direction of the model's parameters, in float64."""
-    model = small(torch.float64)
-    objective = ready(OBJECTIVES[name], model)
-    views = views_of(dtype=torch.float64)
+    kind = OBJECTIVES[name]
+    model = fitting(kind, torch.float64)
+    objective = ready(kind, model)
+    views = seen_by(kind, dtype=torch.float64)
     torch.manual_seed(6)
     along = [torch.randn_like(p) for p in model.parameters()]
     step(objective, model, views)["loss"].backward()
@@ -197,77 +227,83 @@ def test_gradient_is_the_finite_difference(name):
 
 @every
 def test_one_view_is_too_few_except_for_labels(kind):
-    objective = ready(kind, small())
-    if kind.__name__ == "Supervised":
-        assert step(objective, small(), views_of(1))["loss"].isfinite()
+    objective = ready(kind, fitting(kind))
+    if kind.__name__ == "Supervised" or issubclass(kind, Masked):
+        assert step(objective, fitting(kind), views_of(1))["loss"].isfinite()
         return
     with pytest.raises(
         ValueError, match=rf"{kind.__name__} compares (at least )?(two|2) views of each image, but got 1; use a view maker"
     ):
-        step(objective, small(), views_of(1))
+        step(objective, fitting(kind), views_of(1))
 
 
 @every
 def test_three_views_are_not_cut_to_two(kind):
-    objective = ready(kind, small())
+    objective = ready(kind, fitting(kind))
     if kind.__name__ in ("SIGReg", "SupCon", "Supervised"):
-        assert step(objective, small(), views_of(3))["loss"].isfinite()
+        assert step(objective, fitting(kind), views_of(3))["loss"].isfinite()
         return
-    with pytest.raises(ValueError, match=r"compares two views of each image, but got 3; use a view maker with n=2"):
-        step(objective, small(), views_of(3))
+    wanted = r"compares two views of each image, but got 3; use a view maker with n=2"
+    if issubclass(kind, Masked):
+        wanted = rf"{kind.__name__} sees one view of each image, but got 3; use a view maker with n=1"
+    with pytest.raises(ValueError, match=wanted):
+        step(objective, fitting(kind), views_of(3))
 
 
 @every
 def test_one_image_is_too_few_except_for_labels(kind):
-    objective = ready(kind, small())
-    if kind.__name__ == "Supervised":
-        assert step(objective, small(), views_of(b=1))["loss"].isfinite()
+    objective = ready(kind, fitting(kind))
+    if kind.__name__ == "Supervised" or issubclass(kind, Masked):
+        assert step(objective, fitting(kind), seen_by(kind, b=1))["loss"].isfinite()
         return
     with pytest.raises(ValueError, match=rf"{kind.__name__} needs at least 2 images in a batch, but got 1; raise batch_size"):
-        step(objective, small(), views_of(b=1))
+        step(objective, fitting(kind), seen_by(kind, b=1))
 
 
 @every
 def test_views_of_other_images_are_refused(kind):
-    objective = ready(kind, small())
+    objective = ready(kind, fitting(kind))
     views = views_of()
     with pytest.raises(ValueError, match=r"views of the same images, but the views hold \[12, 11\] images"):
-        step(objective, small(), views._replace(images=[views.images[0], views.images[1][:11]]))
+        step(objective, fitting(kind), views._replace(images=[views.images[0], views.images[1][:11]]))
 
 
 @every
 def test_a_model_that_returns_a_tensor_is_refused(kind):
-    objective = ready(kind, small())
-    with pytest.raises(TypeError, match=r"must return Embedding\(h, z\), but Flatten returned a Tensor; wrap"):
-        step(objective, nn.Flatten(), views_of())
+    objective = ready(kind, fitting(kind))
+    wanted = r"must return Embedding\(h, z\), but Flatten returned a Tensor; wrap"
+    if issubclass(kind, Masked):
+        wanted = rf"{kind.__name__} hides patches from a backbone of tokens, but got a Flatten; use build_encoder\('vit-tiny'"
+    with pytest.raises(TypeError, match=wanted):
+        step(objective, nn.Flatten(), seen_by(kind))
 
 
 @every
 def test_a_step_before_begin_says_so(kind):
-    if kind.__name__ in ("BYOL", "SimSiam"):
+    if kind.__name__ in ("BYOL", "SimSiam", "MoCoV3") or issubclass(kind, Masked):
         with pytest.raises(RuntimeError, match=rf"{kind.__name__} has not begun.*Call objective.begin"):
-            kind()(small(), views_of())
+            kind()(fitting(kind), seen_by(kind))
     elif kind.__name__ in ("SupCon", "Supervised"):
         with pytest.raises(RuntimeError, match=r"knows no labels: call objective.read\(images.factors\)"):
-            kind()(small(), views_of())
+            kind()(fitting(kind), seen_by(kind))
     else:  # nothing to make: a plain loop needs no begin
-        assert kind()(small(), views_of())["loss"].isfinite()
+        assert kind()(fitting(kind), seen_by(kind))["loss"].isfinite()
 
 
 @every
 def test_training_lowers_it(kind):
     """No proof of meaning (the equations below are), but a sign error would show."""
-    model = small()
+    model = fitting(kind)
     objective = ready(kind, model)
-    first = step(objective, model, views_of())["loss"].item()
+    first = step(objective, model, seen_by(kind))["loss"].item()
     optimiser = torch.optim.Adam([p for p in [*model.parameters(), *objective.parameters()] if p.requires_grad], lr=1e-2)
     for k in range(30):
-        terms = step(objective, model, views_of())
+        terms = step(objective, model, seen_by(kind))
         optimiser.zero_grad()
         terms["loss"].backward()
         optimiser.step()
         objective.after_step(model, k / 30)
-    assert step(objective, model, views_of())["loss"].item() < first
+    assert step(objective, model, seen_by(kind))["loss"].item() < first
 
 
 # What they share
@@ -644,6 +680,83 @@ def test_simsiam_predictor_is_a_quarter_wide():
     assert ready(simsiam.SimSiam, model, hidden=7).predictor[0].out_features == 7
 
 
+# MoCo v3
+
+
+def test_mocov3_is_the_equation():
+    """2 tau times the cross-entropies of both directions, with the predictor written out and keys from the teacher."""
+    model = small(torch.float64)
+    objective = ready(mocov3.MoCoV3, model, hidden=6, temperature=0.3)
+    with torch.no_grad():
+        for p in objective.teacher.parameters():
+            p.add_(0.1)
+    views = views_of(dtype=torch.float64)
+    (z1, z2), (k1, k2) = ([net(x).z for x in views.images] for net in (model, objective.teacher))
+
+    def normal(y):
+        return (y - y.mean(0)) / (y.var(0, correction=0) + 1e-5).sqrt()
+
+    def predict(z):
+        first, norm, _, last, _ = objective.predictor
+        y = normal(z @ first.weight.T) * norm.weight + norm.bias
+        return normal(y.clamp(min=0) @ last.weight.T)
+
+    expected = 2 * 0.3 * (info_nce_in_loops(predict(z1), k2, 0.3) + info_nce_in_loops(predict(z2), k1, 0.3))
+    assert step(objective, model, views)["loss"].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_mocov3_contrast_closed_forms():
+    same = torch.ones(6, 4, dtype=torch.float64)
+    assert mocov3.contrast(same, same, temperature=0.1).item() == pytest.approx(2 * 0.1 * math.log(6), rel=1e-12)
+    apart = torch.eye(6, dtype=torch.float64)  # the right key at cosine 1, the other 5 at 0
+    loss = mocov3.contrast(apart, 3 * apart, temperature=0.5).item()
+    assert loss == pytest.approx(2 * 0.5 * math.log(1 + 5 * math.exp(-2)), rel=1e-12)
+
+
+def test_mocov3_share_of_a_batch_holds_its_rows_alone():
+    q, k = pair(8, 5)
+    whole = mocov3.contrast(q, k, temperature=0.3)
+    shares = [mocov3.contrast(q[i : i + 4], k, temperature=0.3, first=i) for i in (0, 4)]
+    torch.testing.assert_close(sum(shares) / 2, whole)
+
+
+def test_mocov3_keys_stand_still_and_the_teacher_follows():
+    """The teacher is a copy that no gradient reaches; with a momentum of 0.9 it comes nearer by 0.05 at half of the way."""
+    model = small()
+    objective = ready(mocov3.MoCoV3, model, hidden=6, momentum=0.9)
+    assert [objective.momentum_at(x) for x in (0.0, 0.5, 1.0)] == pytest.approx([0.9, 0.95, 1.0])
+    step(objective, model, views_of())["loss"].backward()
+    assert all(p.grad is None and not p.requires_grad for p in objective.teacher.parameters())
+    before = [p.clone() for p in objective.teacher.parameters()]
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1)
+    objective.after_step(model, 0.5)
+    torch.testing.assert_close(list(objective.teacher.parameters()), [p + 0.05 for p in before])
+
+
+def test_mocov3_freezes_the_projection_of_patches_alone():
+    for model in (tokens(), Encoder(Timm("test_vit", image_size=32), nn.Linear(64, 10))):
+        objective = mocov3.MoCoV3(hidden=6, frozen_patches=True)
+        objective.begin(model, Embedding(torch.zeros(2, 8), torch.zeros(2, 10)))
+        frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+        assert {n.rpartition("patch_embed.")[2] for n in frozen} == {"proj.weight", "proj.bias"}
+        kept = {n: p.clone() for n, p in objective.teacher.named_parameters() if n in frozen}
+        objective.after_step(model, 0.0)
+        assert all(torch.equal(p, kept[n]) for n, p in objective.teacher.named_parameters() if n in kept)
+    with pytest.raises(TypeError, match=r"a vision transformer.*but the model has a Sequential; use build_encoder\('vit-tiny'"):
+        ready(mocov3.MoCoV3, small(), frozen_patches=True)
+
+
+@pytest.mark.parametrize(("settings", "match"), [
+    ({"momentum": 1.1}, "the share of the teacher that stays, from 0 to 1, but got 1.1"),
+    ({"temperature": 0.0}, "temperature must be above 0, but got 0.0"),
+])  # fmt: skip
+def test_mocov3_refuses(settings, match):
+    with pytest.raises(ValueError, match=match):
+        mocov3.MoCoV3(**settings)
+
+
 # SIGReg
 
 
@@ -812,6 +925,7 @@ def test_supervised_refuses_what_is_no_class():
         barlow.invariance,
         barlow.redundancy,
         byol.regression,
+        lambda a, b: mocov3.contrast(a, b, temperature=0.5),
         lambda a, b: sigreg.epps_pulley(sigreg.characteristic(a + b, nodes=17, reach=3.0), n=6, reach=3.0),
     ],
     ids=[
@@ -823,6 +937,7 @@ def test_supervised_refuses_what_is_no_class():
         "barlow.invariance",
         "redundancy",
         "regression",
+        "contrast",
         "epps",
     ],
 )

@@ -10,10 +10,16 @@ from workbench.models.convnet import ConvNet
 from workbench.models.encoder import Encoder, Projector
 from workbench.models.pretrained import Timm
 from workbench.models.resnet import ResNet18
+from workbench.models.tokens import TokenViT
 
 __all__ = ["backbone", "backbones", "build_encoder"]
 
-OWN = ("convnet", "convnet-residual", "resnet18")
+VITS = {  # width, depth, heads: the first trains on a laptop, the others are those of DeiT and timm
+    "vit-tiny": (96, 4, 3),
+    "vit-small": (384, 12, 6),
+    "vit-base": (768, 12, 12),
+}
+OWN = ("convnet", "convnet-residual", "resnet18", *VITS)
 
 
 def backbones(pattern: str | None = None) -> list[str]:
@@ -21,7 +27,7 @@ def backbones(pattern: str | None = None) -> list[str]:
 
     Example:
         >>> backbones()
-        ['convnet', 'convnet-residual', 'resnet18']
+        ['convnet', 'convnet-residual', 'resnet18', 'vit-tiny', 'vit-small', 'vit-base']
         >>> "timm:vit_small_patch16_224.dino" in backbones("*vit_small*")
         True
     """
@@ -38,14 +44,17 @@ def backbone(name: str, *, channels: int = 3, image_size: int | None = None, **s
     """Returns a backbone by its name: images (B, C, H, W) to representations (B, ``out``).
 
     Arguments:
-        name: ``"convnet"``, ``"convnet-residual"`` (its last block is residual, of the same width), ``"resnet18"``, or any
-            of timm with ``timm:`` in front. A tag there means the published weights: ``"timm:resnet50"`` starts at random,
+        name: ``"convnet"``, ``"convnet-residual"`` (its last block is residual, of the same width), ``"resnet18"``,
+            ``"vit-tiny"`` (4 blocks of width 96, for a processor), ``"vit-small"``, ``"vit-base"`` (:class:`TokenViT`), or any of
+            timm with ``timm:`` in front. A tag there means the published weights: ``"timm:resnet50"`` starts at random,
             ``"timm:resnet50.a1_in1k"`` is downloaded, unless ``checkpoint=`` names a file.
         channels: Of the images.
         image_size: In pixels. Gives ``resnet18`` its stem (CIFAR's up to 64 pixels, and where no size is given) and a vision
-            transformer its grid; with ``resize=True`` the network keeps the size that it was published with, and the images are
-            brought to it (right for published weights and small images, and as slow as large ones).
-        settings: Arguments of the class: ``width`` of ``ConvNet`` and ``ResNet18``, ``checkpoint``, ``resize`` ... of ``Timm``.
+            transformer its grid (ours take patches of 4 pixels up to 48, of 8 up to 96, then of 16; 32 where no size is given);
+            with ``resize=True`` a network of timm keeps the size that it was published with, and the images are brought to it
+            (right for published weights and small images, and as slow as large ones).
+        settings: Arguments of the class: ``width`` of ``ConvNet`` and ``ResNet18``, ``patch`` and ``pool`` of ``TokenViT``,
+            ``checkpoint``, ``resize`` ... of ``Timm``.
 
     Raises:
         ValueError: If there is no such backbone; the message has names near it.
@@ -55,6 +64,11 @@ def backbone(name: str, *, channels: int = 3, image_size: int | None = None, **s
     if name == "resnet18":
         stem = "cifar" if image_size is None or image_size <= 64 else "imagenet"
         return ResNet18(**{"stem": stem, "channels": channels} | settings)
+    if name in VITS:
+        width, depth, heads = VITS[name]
+        size = settings.get("image_size") or image_size or 32
+        shape = {"image_size": size, "patch": 4 if size <= 48 else 8 if size <= 96 else 16}
+        return TokenViT(**shape | {"width": width, "depth": depth, "heads": heads, "channels": channels} | settings)
     if not name.startswith("timm:"):
         raise ValueError(f"there is no backbone {name!r}; there are {', '.join(OWN)}, and timm's, as 'timm:{name}'")
     own_size = {} if settings.get("resize") else {"image_size": image_size}
