@@ -72,6 +72,25 @@ def test_features_are_taken_once_and_layers_can_be_added(made, monkeypatch):
     assert again.factors["label"].tolist() == images.factors["label"].tolist()
 
 
+def test_features_by_another_pooling_of_tokens_are_kept_apart(tmp_path):
+    images = wb.garments(32)
+    model = wb.build_encoder("timm:test_vit", [8], image_size=32)
+    trainer = wb.Trainer(epochs=1, batch_size=16, device="cpu")
+    run = trainer.fit(model, wb.SimCLR(), images, wb.Augment(), out=tmp_path / "run", progress=False)
+    layer = "backbone.model.blocks.0"
+    for _ in range(2):  # taken, and then read
+        for tokens in ("mean", "patches", "first"):
+            want = wb.extract(run.model(), images, layer, tokens=tokens, progress=False)[layer]
+            assert torch.equal(run.features(images, layer, tokens=tokens)[layer], want)
+    assert not torch.equal(run.features(images, layer)[layer], want)
+    with pytest.raises(ValueError, match="tokens must be one of mean, patches, first, but is 'cls'"):
+        run.features(images, layer, tokens="cls")
+    with pytest.raises(ValueError, match=r"name at least one layer; wb\.main_layers\(run\.model\(\)\)"):
+        run.features(images, [])
+    with pytest.raises(TypeError, match=r"features are taken of Images, such as run\.images\(\), but got Tensor"):
+        run.features(images.pixels, layer)
+
+
 def test_runs_gives_a_row_a_run(tmp_path):
     make(tmp_path / "a")
     make(tmp_path / "deep" / "b", lr=0.01)

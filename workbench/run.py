@@ -221,20 +221,43 @@ class Run:
         return images
 
     def features(
-        self, images: Images, layers: str | Sequence[str], step: int | None = None, *, progress: bool = False
+        self,
+        images: Images,
+        layers: str | Sequence[str],
+        step: int | None = None,
+        *,
+        tokens: str = "mean",
+        progress: bool = False,
     ) -> Features:
-        """Returns the layers' features of ``images``, from the run's folder where they were taken before."""
+        """Returns the layers' features of ``images``, from the run's folder where they were taken before.
+
+        Arguments:
+            images: Whose features; they are known again by their pixels and factors.
+            layers: Module paths.
+            step: One of :attr:`steps`; by default the last.
+            tokens: What becomes of token sequences, as :func:`workbench.features.extract` says.
+            progress: Whether to show a bar.
+
+        Raises:
+            TypeError: If the images are no ``Images``.
+            KeyError, ValueError: As of ``extract``.
+        """
+        from workbench.data.images import Images
         from workbench.features import Features, digest, extract
 
         names, step = [layers] if isinstance(layers, str) else list(layers), self._step(step)
+        if not names:
+            raise ValueError("name at least one layer; wb.main_layers(run.model()) gives those worth a look first")
+        if not isinstance(images, Images):
+            raise TypeError(f"features are taken of Images, such as run.images(), but got {type(images).__name__}")
         safe = "".join(c if c.isalnum() else "-" for c in images.name)
-        folder = f"{safe}-{digest(images)}-{step:08d}"
+        folder = f"{safe}-{digest(images)}-{step:08d}" + (f"-{tokens}" if tokens != "mean" else "")
         there = sorted(p.parent.name for p in (self.path / "features" / folder).glob("*/factors.parquet"))
         stores = [self._inside("features", folder, name) for name in there if not name.endswith(".part")]
         missing = sorted(set(names) - {name for store in stores for name in Features.load(store)})
         if missing:
             stores.append(self._inside("features", folder, f"{len(stores):03d}"))
-            extract(self.model(step), images, missing, out=stores[-1], progress=progress)
+            extract(self.model(step), images, missing, tokens=tokens, out=stores[-1], progress=progress)
         kept = [Features.load(store) for store in stores]
         joined = {name: z for features in kept for name, z in features.items()}
         return Features({name: joined[name] for name in names}, kept[0].factors)
