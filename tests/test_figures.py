@@ -155,7 +155,7 @@ def test_spectra_range_holds_floors_only_where_they_matter():
     assert 1e-5 < low < 1e-3 and high > 1
     assert of([1.0, 1e-13], 1e-14)[0] < 1e-14
     assert of([1.0, 0.0], 1e-14)[0] < 1e-14 / 3 * 1.01  # the zero is drawn below the floor
-    assert of([1.0, 1e-13, 1.0], [1e-3, 1e-14, 1e-30])[0] == pytest.approx(1e-14 / 5)
+    assert of([1.0, 1e-13, 1.0], [1e-3, 1e-14, 1e-30])[0] == pytest.approx(1e-14 / 50)
     assert of([1.0, 1e-13]) == (1e-13 / 5, 3.0)
     assert of([0.0]) == (1e-3, 1.0)
 

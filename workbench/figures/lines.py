@@ -25,8 +25,10 @@ def spectra_range(table: pd.DataFrame) -> tuple[float, float]:
     positive = table["value"][table["value"] > 0]
     if positive.empty:
         return 1e-3, 1.0
-    floors = table["floor"][(table["value"] < 1e6 * table["floor"]) & (table["floor"] > 0)] if "floor" in table else positive
-    return min([positive.min(), *floors]) / 5, positive.max() * 3
+    low = positive.min() / 5
+    if "floor" in table and (near := (table["floor"] > 0) & (table["value"] < 1e6 * table["floor"])).any():
+        low = min(low, table["floor"][near].min() / 50)  # with room for its name
+    return low, positive.max() * 3
 
 
 def spectra(
@@ -152,7 +154,7 @@ def _drawable(table: pd.DataFrame, curve: list[str]) -> pd.Series:
 
 
 def _floors(table: pd.DataFrame, curve: list[str], colours: Mapping[Hashable, str], last: int) -> list[hv.Element]:
-    """A thin line a curve as far as it reaches, and a word above the highest."""
+    """A thin line a curve as far as it reaches, and a word below the lowest."""
     known = table[table["floor"] > 0] if "floor" in table else table[:0]
     if known.empty:
         return []
@@ -166,8 +168,8 @@ def _floors(table: pd.DataFrame, curve: list[str], colours: Mapping[Hashable, st
     ]
     lines = hv.Contours(paths, ["rank", "middle"], ["colour"], label="floor")
     lines = lines.opts(color=hv.dim("colour"), line_dash="dashed", line_width=1.6, show_legend=False)
-    words = f"numerical floor {high:.0e}" if same else f"numerical floors {low:.0e} to {high:.0e}, in their curves' colours"
-    return [lines, _words(high, words, last)]
+    words = f"numerical floor {low:.0e}" if same else f"numerical floors {low:.0e} to {high:.0e}"
+    return [lines, _words(low / 1.2, words, last, valign="top")]
 
 
 def _convention(table: pd.DataFrame) -> str:
@@ -276,9 +278,9 @@ def _line(
 
 def _level(value: float, words: str, last: int) -> list[hv.Element]:
     line = hv.HLine(value, label="level").opts(color=theme.QUIET, line_dash="dashed", line_width=1.6, show_legend=False)
-    return [line, _words(value, words, last)]
+    return [line, _words(value * 1.2, words, last)]
 
 
-def _words(value: float, words: str, last: int) -> hv.Text:
-    note = hv.Text(0.5 + last * 0.02, value * 1.2, words, halign="left", valign="bottom")
+def _words(value: float, words: str, last: int, *, valign: str = "bottom") -> hv.Text:
+    note = hv.Text(0.5 + last * 0.02, value, words, halign="left", valign=valign)
     return note.opts(color=theme.QUIET, text_font_size=theme.SIZE["note"])

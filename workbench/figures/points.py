@@ -204,10 +204,11 @@ def _shaded(
         how = {"cmap": list(theme.PALE[60:])}
     span = {"x_range": _span(table[X]), "y_range": _span(table[Y])}
     shown = table if selected is None else table.iloc[selected]
-    figure = dynspread(datashade(hv.Points(shown, [X, Y], [colour] if colour else []), **how, **span))
+    tools = hv.opts.RGB(tools=["lasso_select", "box_select"])
+    figure = dynspread(datashade(hv.Points(shown, [X, Y], [colour] if colour else []), **how, **span)).opts(tools)
     if selected is not None:
-        figure = dynspread(datashade(hv.Points(table, [X, Y], []), cmap=[theme.GREY], **span)) * figure
-    looks = {"width": 520, "height": 480, "tools": ["lasso_select", "box_select"], "active_tools": ["lasso_select"]} | options
+        figure = dynspread(datashade(hv.Points(table, [X, Y], []), cmap=[theme.GREY], **span)).opts(tools) * figure
+    looks = {"width": 520, "height": 480, "active_tools": ["lasso_select"]} | options
     return theme.frame(figure, title=title, xaxis=None, yaxis=None, hooks=[theme.bare], **looks)
 
 

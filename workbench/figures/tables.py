@@ -61,7 +61,7 @@ def layer_table(
     words = hv.Labels(cells, [across_dim, down_dim], "printed")
     words = words.opts(text_color=theme.INK, text_font_size=theme.SIZE["label"])
     wide, high = (150, 52) if cells["printed"].str.contains("\n").any() else (90, 38)
-    looks = {"width": max(wide * len(across), 180), "height": max(high * len(down), 76), "note": _note(table, rows, columns)}
+    looks = {"width": max(wide * len(across), 300), "height": max(high * len(down), 76), "note": _note(table, rows, columns)}
     looks |= {"xaxis": "top", "xlabel": "", "ylabel": "", "show_legend": False, "hooks": [theme.bare]} | options
     return theme.frame(heat * words, title=title, **looks)
 

@@ -76,7 +76,7 @@ LOOKS = {  # by class of Bokeh
 }
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 WIDTH, HEIGHT = 560, 380
-LINE = 80  # characters of a note that fit below a figure
+LETTER = 6.6  # of a note, on average, in screen pixels
 
 
 def palette(values: Sequence[Hashable], kind: str = "run") -> dict[Hashable, str]:
@@ -171,7 +171,8 @@ class Note:
     def __call__(self, plot: Any, element: Any) -> None:
         """Writes the words below the Bokeh figure that HoloViews made."""
         figure = plot.handles.get("plot", plot.state)
-        text = "\n".join(line for words in self.words.splitlines() for line in textwrap.wrap(words, LINE))
+        fits = round((figure.frame_width or WIDTH * 0.7) / LETTER)
+        text = "\n".join(line for words in self.words.splitlines() for line in textwrap.wrap(words, fits))
         known = [part for part in figure.below if isinstance(part, Title)]
         if known:
             known[0].text = text

@@ -6,6 +6,8 @@ from typing import Any
 import holoviews as hv
 import panel as pn
 
+from workbench.figures.theme import Note
+
 __all__ = ["Picture"]
 
 
@@ -80,6 +82,11 @@ def _refill(plot: Any, figure: hv.Overlay, before: hv.Overlay) -> None:
             source.data = dict(source.data) | _numbers(element, part)
     drawn = plot.handles["plot"]
     drawn.title.text = _option(figure, "title") or ""
+    for axis, name in ((drawn.xaxis[0], "xlabel"), (drawn.yaxis[0], "ylabel")):
+        axis.axis_label = _option(figure, name) or ""
+    for hook in _option(figure, "hooks"):
+        if isinstance(hook, Note):
+            hook(plot, figure)
     for name, axis in (("xlim", drawn.x_range), ("ylim", drawn.y_range)):
         if _option(figure, name) and _option(figure, name) != _option(before, name):  # else the reader's zoom stays
             axis.update(start=_option(figure, name)[0], end=_option(figure, name)[1])
