@@ -60,8 +60,8 @@ class MAE(Masked):
         pixels = backbone.patch**2 * backbone.channels
         self.decoder = Decoder(backbone.out, self.width, self.depth, self.heads, outputs=pixels, grid=backbone.grid)
 
-    def hide(self, b: int, grid: tuple[int, int], patch: int) -> tuple[Int[Tensor, "b v"], Int[Tensor, "b m"]]:
-        return random_masks(b, grid, ratio=self.ratio)
+    def hide(self, x: Float[Tensor, "b c h w"], backbone: nn.Module) -> tuple[Int[Tensor, "b v"], Int[Tensor, "b m"]]:
+        return random_masks(x, backbone.grid_of(*x.shape[-2:]), ratio=self.ratio)
 
     def predict(self, backbone: nn.Module, pixels: Tensor, visible: Tensor, masked: Tensor) -> Float[Tensor, "b m p"]:
         decoder = self.begun(self.decoder)

@@ -37,8 +37,8 @@ class Masked(Objective):
     takes = 1
 
     @abc.abstractmethod
-    def hide(self, b: int, grid: tuple[int, int], patch: int) -> tuple[Int[Tensor, "b v"], Int[Tensor, "b m"]]:
-        """Returns the numbers of the visible and of the masked patches of ``b`` images of a grid (rows, columns)."""
+    def hide(self, x: Float[Tensor, "b c h w"], backbone: nn.Module) -> tuple[Int[Tensor, "b v"], Int[Tensor, "b m"]]:
+        """Returns the numbers of the visible and of the masked patches of images."""
 
     @abc.abstractmethod
     def predict(self, backbone: nn.Module, pixels: Tensor, visible: Tensor, masked: Tensor) -> Float[Tensor, "b m p"]:
@@ -108,7 +108,7 @@ class Masked(Objective):
         """Returns the numbers of the masked patches (B, M), what was predicted of them and what they are (B, M, P)."""
         backbone = token_backbone(model, type(self).__name__)
         pixels = model.normalise(x)
-        visible, masked = (i.to(x.device) for i in self.hide(len(x), backbone.grid_of(*x.shape[-2:]), backbone.patch))
+        visible, masked = self.hide(x, backbone)
         predicted = self.predict(backbone, pixels, visible, masked)
         return masked, predicted, take(to_patches(pixels, backbone.patch), masked)
 
@@ -140,28 +140,31 @@ def share(ratio: float, name: str) -> float:
     return ratio
 
 
-def noise(b: int, n: int) -> Float[Tensor, "b n"]:
-    """Returns uniform random numbers for ``b`` images of this process; the same ones however many processes share a batch."""
-    drawn = from_first(torch.rand(world() * b, n))
+def noise(x: Float[Tensor, "b c h w"], n: int) -> Float[Tensor, "b n"]:
+    """Returns ``n`` uniform random numbers an image; the same ones however many processes share a batch."""
+    b = len(x)
+    drawn = from_first(torch.rand(world() * b, n, device=x.device))
     return drawn[rank() * b : (rank() + 1) * b]
 
 
-def random_masks(b: int, grid: tuple[int, int], *, ratio: float, side: int = 1) -> tuple[Int[Tensor, "b v"], Int[Tensor, "b m"]]:
+def random_masks(
+    x: Float[Tensor, "b c h w"], grid: tuple[int, int], *, ratio: float, side: int = 1
+) -> tuple[Int[Tensor, "b v"], Int[Tensor, "b m"]]:
     """Returns, for every image, which patches stay visible and which are masked, in an order of chance.
 
     Arguments:
-        b: Number of images.
+        x: Images.
         grid: Patches of a column and of a row; they are numbered row by row.
         ratio: Share that is masked, rounded up, but one square stays.
         side: Of the squares of patches that are hidden as one; it divides the grid.
     """
     rows, columns = grid[0] // side, grid[1] // side
     n = rows * columns
-    order = noise(b, n).argsort(1)
-    hidden = min(math.ceil(n * ratio - 1e-9), n - 1)  # 0.9 of 10 is 9, whatever its rounding
-    numbers = torch.arange(grid[0] * grid[1]).view(rows, side, columns, side)
+    order = noise(x, n).argsort(1)
+    seen = max(n - math.ceil(n * ratio - 1e-9), 1)  # 0.9 of 10 is 9, whatever its rounding
+    numbers = torch.arange(grid[0] * grid[1], device=x.device).view(rows, side, columns, side)
     squares = numbers.transpose(1, 2).reshape(n, side * side)  # the patches of each square
-    return squares[order[:, hidden:]].flatten(1), squares[order[:, :hidden]].flatten(1)
+    return squares[order[:, :seen]].flatten(1), squares[order[:, seen:]].flatten(1)
 
 
 def take(x: Float[Tensor, "b n p"], index: Int[Tensor, "b m"]) -> Float[Tensor, "b m p"]:

@@ -70,8 +70,9 @@ class SimMIM(Masked):
             )
         return side
 
-    def hide(self, b: int, grid: tuple[int, int], patch: int) -> tuple[Int[Tensor, "b v"], Int[Tensor, "b m"]]:
-        return random_masks(b, grid, ratio=self.ratio, side=self.side(grid, patch))
+    def hide(self, x: Float[Tensor, "b c h w"], backbone: nn.Module) -> tuple[Int[Tensor, "b v"], Int[Tensor, "b m"]]:
+        grid = backbone.grid_of(*x.shape[-2:])
+        return random_masks(x, grid, ratio=self.ratio, side=self.side(grid, backbone.patch))
 
     def predict(self, backbone: nn.Module, pixels: Tensor, visible: Tensor, masked: Tensor) -> Float[Tensor, "b m p"]:
         head = self.begun(self.head)
