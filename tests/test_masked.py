@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import workbench as wb
+from workbench.cli import main
 from workbench.core import Views
 from workbench.features import extract
 from workbench.models.building import build_encoder
@@ -471,6 +472,44 @@ def test_a_perfect_prediction_is_the_image(kind, monkeypatch):
     monkeypatch.setattr(objective, "predict", knows)
     same(objective.reconstruct(model, x).filled, x, 1e-6)
     assert objective(model, Views([x], torch.arange(2)))["loss"].item() == pytest.approx(0, abs=1e-12)
+
+
+# ---- training ------------------------------------------------------------------------------------------------------------
+
+
+@KINDS
+def test_training_from_a_shell_asks_for_one_view(kind, tmp_path, capsys):
+    command = ["train", "--objective", kind.__name__, "--backbone", "vit-tiny", "--projector", "none", "--epochs", "1"]
+    command += ["--batch-size", "32", "--no-progress", "--set", "data.n=64"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    run = wb.Run(tmp_path / "run")
+    assert run.spec["views"]["n"] == 1
+    assert run.spec["model"]["backbone"]["is"] == "workbench.models.tokens:TokenViT"
+    images = run.images().at([0, 1]).float() / 255
+    shown = []
+    for model, objective in [(run.model(), run.objective()) for _ in range(2)]:
+        torch.manual_seed(0)
+        shown.append(objective.reconstruct(model, images).filled)
+    same(*shown, 0)
+    assert main([*command, "views.n=2", "--out", str(tmp_path / "two")]) == 1
+    assert f"{kind.__name__} sees one view of each image, but got 2; use a view maker with n=1" in capsys.readouterr().err
+
+
+@KINDS
+def test_training_goes_on_to_the_same_weights(kind, tmp_path):
+    """Stopped after the first step and gone on with: the masks of the later steps are those that they would have been."""
+    runs = []
+    for minutes in ([None], [0, None]):
+        for limit in minutes:
+            torch.manual_seed(0)
+            model = build_encoder("vit-tiny", None, depth=1, width=16, heads=2)
+            trainer, out = wb.Trainer(epochs=2, batch_size=16, precision="fp32"), tmp_path / str(len(minutes))
+            how = {"out": out, "resume": True, "minutes": limit, "progress": False}
+            run = trainer.fit(model, kind(), wb.garments(48), wb.Plain(), **how)
+            assert run.finished == (limit is None)
+        runs.append(run)
+    for part in ("model", "objective"):
+        same(getattr(runs[1], part)().state_dict(), getattr(runs[0], part)().state_dict(), 0)
 
 
 # ---- what is said --------------------------------------------------------------------------------------------------------

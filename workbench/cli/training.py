@@ -41,7 +41,8 @@ def train(args: argparse.Namespace) -> None:
     objective = call(known[choose("objective", args.objective, known)], "objective", settings["objective"])
     maker = makers[choose("view maker", args.views, makers)]
     images = read_images(args.data, settings["data"])
-    views = call(maker, "views", settings["views"], given={"images": images})
+    one = {"n": 1} if objective.takes == 1 and "n" not in settings["views"] else {}  # makers compare two where nothing is said
+    views = call(maker, "views", settings["views"], given={"images": images} | one)
     channels, size = views(images.at([0]), torch.tensor([0])).images[0].shape[1:3]
     torch.manual_seed(trainer.seed)  # the same command starts from the same weights
     model = build_encoder(args.backbone, args.projector, channels=channels, image_size=size, **settings["backbone"])

@@ -38,7 +38,7 @@ class Objective(nn.Module, abc.ABC):
             objective.after_step(model, progress=step / steps)
     """
 
-    takes: int = 2  # views of an image, where the maker is asked for so many
+    takes: int = 2  # views of an image; who makes the views from a name asks the maker for so many
     undecayed: tuple[str, ...] = ()  # names of its parts whose learning rate stays at its height after the warm-up
 
     def read(self, factors: Any) -> None:

@@ -15,16 +15,14 @@ References:
     Bootstrap Your Own Latent (Grill et al., 2020), eq. 1 to 3, https://arxiv.org/abs/2006.07733
 """
 
-import copy
-import math
-
 import torch
 import torch.nn as nn
 from torch import Tensor
 
 from workbench.core import Embedding, Views
 from workbench.distributed import gather
-from workbench.objectives.base import Objective, cosine, embed, in_full_precision, two_views
+from workbench.objectives.base import cosine, embed, in_full_precision, two_views
+from workbench.objectives.teacher import Taught
 
 __all__ = ["BYOL"]
 
@@ -35,7 +33,7 @@ def regression(q: Tensor, z: Tensor) -> Tensor:
     return 2 - 2 * cosine(q, z)
 
 
-class BYOL(Objective):
+class BYOL(Taught):
     """BYOL on the embedding ``z``; its authors' is ``Projector([2048, 4096, 256])``.
 
     Arguments:
@@ -47,19 +45,16 @@ class BYOL(Objective):
     """
 
     def __init__(self, *, hidden: int = 4096, momentum: float = 0.996) -> None:
-        super().__init__()
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"BYOL's momentum is the share of the teacher that stays, from 0 to 1, but got {momentum}.")
-        self.hidden, self.momentum = hidden, momentum
+        super().__init__(momentum=momentum)
+        self.hidden = hidden
         self.register_module("predictor", None)
-        self.register_module("teacher", None)
 
     def begin(self, model: nn.Module, sample: Embedding) -> None:
         width = sample.z.shape[1]
         self.predictor = nn.Sequential(
             nn.Linear(width, self.hidden), nn.BatchNorm1d(self.hidden), nn.ReLU(), nn.Linear(self.hidden, width, bias=False)
         ).to(sample.z.device, torch.promote_types(sample.z.dtype, torch.float32))
-        self.teacher = copy.deepcopy(model).requires_grad_(requires_grad=False).train(self.training)
+        self.appoint(model)
 
     def forward(self, model: nn.Module, views: Views) -> dict[str, Tensor]:
         predictor, teacher = self.begun(self.predictor), self.begun(self.teacher)
@@ -68,12 +63,3 @@ class BYOL(Objective):
         with torch.no_grad():
             t1, t2 = (gather(e.z) for e in embed(teacher, images))
         return {"loss": regression(q1, t2) + regression(q2, t1)}
-
-    def momentum_at(self, progress: float) -> float:
-        """The teacher's momentum at ``progress`` (0 to 1) of training."""
-        return 1 - (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
-
-    @torch.no_grad()
-    def after_step(self, model: nn.Module, progress: float) -> None:
-        share = 1 - self.momentum_at(progress)
-        torch._foreach_lerp_(list(self.begun(self.teacher).parameters()), list(model.parameters()), share)

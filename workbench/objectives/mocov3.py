@@ -8,16 +8,14 @@ With :math:`q` the predictor's output for one view and :math:`k'` the teacher's 
     m = 1 - (1 - m_0) \, \frac{\cos(\pi s / S) + 1}{2}
 
 where the prime is the other view, :math:`\xi` are the teacher's parameters, :math:`\theta` the model's, and s the step of S. The
-factor :math:`2 \tau` makes the loss less sensitive to the temperature. As in the authors' code each view passes by itself, and
-the teacher runs as in training: its BatchNorm uses the statistics of the batch.
+factor :math:`2 \tau` makes the loss less sensitive to the temperature. As in the authors' code each view passes by itself, the
+teacher runs as in training (its BatchNorm uses the statistics of the batch), and the predictor ends in a BatchNorm without scale
+and shift (their predictor for ResNets does without that norm).
 
 References:
     An Empirical Study of Training Self-Supervised Vision Transformers (Chen, Xie and He, 2021), eq. 1, algorithm 1 and section
     4.2 for the frozen projection of patches, https://arxiv.org/abs/2104.02057
 """
-
-import copy
-import math
 
 import torch
 import torch.nn as nn
@@ -27,7 +25,8 @@ from torch import Tensor
 
 from workbench.core import Embedding, Views
 from workbench.distributed import gather, rank
-from workbench.objectives.base import Objective, embed, in_full_precision, positive, two_views
+from workbench.objectives.base import embed, in_full_precision, positive, two_views
+from workbench.objectives.teacher import Taught
 
 __all__ = ["MoCoV3"]
 
@@ -39,7 +38,7 @@ def contrast(q: Float[Tensor, "n k"], keys: Float[Tensor, "m k"], *, temperature
     return 2 * temperature * F.cross_entropy(logits, torch.arange(first, first + len(q), device=q.device))
 
 
-class MoCoV3(Objective):
+class MoCoV3(Taught):
     """MoCo v3 on the embedding ``z``; its authors' is ``Projector([4096, 4096, 256], norm_last=True)`` on a vision transformer.
 
     Arguments:
@@ -56,13 +55,9 @@ class MoCoV3(Objective):
     def __init__(
         self, *, temperature: float = 0.2, momentum: float = 0.99, hidden: int = 4096, frozen_patches: bool = False
     ) -> None:
-        super().__init__()
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"MoCoV3's momentum is the share of the teacher that stays, from 0 to 1, but got {momentum}.")
-        self.temperature, self.momentum = positive("temperature", temperature), momentum
-        self.hidden, self.frozen_patches = hidden, frozen_patches
+        super().__init__(momentum=momentum)
+        self.temperature, self.hidden, self.frozen_patches = positive("temperature", temperature), hidden, frozen_patches
         self.register_module("predictor", None)
-        self.register_module("teacher", None)
 
     def begin(self, model: nn.Module, sample: Embedding) -> None:
         if self.frozen_patches:
@@ -75,7 +70,7 @@ class MoCoV3(Objective):
             nn.Linear(self.hidden, width, bias=False),
             nn.BatchNorm1d(width, affine=False),
         ).to(sample.z.device, torch.promote_types(sample.z.dtype, torch.float32))
-        self.teacher = copy.deepcopy(model).requires_grad_(requires_grad=False).train(self.training)
+        self.appoint(model)
 
     def forward(self, model: nn.Module, views: Views) -> dict[str, Tensor]:
         predictor, teacher = self.begun(self.predictor), self.begun(self.teacher)
@@ -87,15 +82,6 @@ class MoCoV3(Objective):
         there = contrast(q1, k2, temperature=self.temperature, first=first)
         back = contrast(q2, k1, temperature=self.temperature, first=first)
         return {"loss": there + back}
-
-    def momentum_at(self, progress: float) -> float:
-        """The teacher's momentum at ``progress`` (0 to 1) of training."""
-        return 1 - (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
-
-    @torch.no_grad()
-    def after_step(self, model: nn.Module, progress: float) -> None:
-        share = 1 - self.momentum_at(progress)
-        torch._foreach_lerp_(list(self.begun(self.teacher).parameters()), list(model.parameters()), share)
 
 
 def patch_projection(model: nn.Module) -> nn.Module:

@@ -17,6 +17,7 @@ from workbench.spec import names
 
 __all__ = ["CollapseLive", "Lesson"]
 
+BACKBONES = ["convnet", "convnet-residual", "resnet18", "vit-tiny"]
 DATA = ["garments", "fashion_mnist", "digits", "sprites"]
 PROJECTORS = {"none": [], "linear": [128], "MLP": [256, 128]}
 RATES = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
@@ -47,7 +48,7 @@ class Lesson(param.Parameterized):
     data = param.Selector(default="garments", objects=DATA, label="Images")
     objective = param.Selector(default="SimCLR", objects=["SimCLR"], check_on_set=False, label="Objective")
     projector = param.Selector(default="none", objects=list(PROJECTORS), label="Projector")
-    backbone = param.Selector(default="convnet", objects=["convnet", "convnet-residual", "resnet18"], label="Backbone")
+    backbone = param.Selector(default="convnet", objects=BACKBONES, label="Backbone")
     lr = param.Selector(default=1e-3, objects=RATES, label="Learning rate")
     epochs = param.Integer(10, bounds=(1, 100), label="Epochs")
     lr_factor = param.Number(1.0, bounds=(0, 32), doc="Multiplies the learning rate from the next step on")
@@ -117,7 +118,7 @@ def train(lesson: Lesson, *, measured: int = 1024, every: int = 10) -> Iterator[
         model = build_encoder(lesson.backbone, PROJECTORS[lesson.projector], channels=channels, image_size=size)
         objective = find(workbench.objectives.__name__, lesson.objective)()
         trainer = Trainer(epochs=lesson.epochs, batch_size=min(lesson.batch_size, len(kept)), lr=lesson.lr)
-        training = trainer.steps(model, objective, kept, Augment())
+        training = trainer.steps(model, objective, kept, Augment(objective.takes))
     lesson.total = training.total
     layers = ["backbone", "projector"] if PROJECTORS[lesson.projector] else ["backbone"]
 
