@@ -15,20 +15,25 @@ from workbench.figures import theme
 
 __all__ = ["spectra", "spectra_range", "training_curves"]
 
+NOTHING = float(np.finfo(np.float64).eps) ** 2
+
 
 def spectra_range(table: pd.DataFrame) -> tuple[float, float]:
     """Returns the range of a log axis that holds the values of a table of spectra, and the floors that they come near.
 
+    Values under 5e-32 of the largest, which is nothing to arithmetic in float64, do not stretch it.
+
     Arguments:
         table: Column ``value``; where there is a column ``floor``, those are held that lie less than six decades below a value.
     """
-    positive = table["value"][table["value"] > 0]
-    if positive.empty:
+    value = table["value"]
+    top = value.max()
+    if not top > 0:
         return 1e-3, 1.0
-    low = positive.min() / 5
-    if "floor" in table and (near := (table["floor"] > 0) & (table["value"] < 1e6 * table["floor"])).any():
+    low = value[value >= top * NOTHING].min() / 5
+    if "floor" in table and (near := (table["floor"] > 0) & (value < 1e6 * table["floor"])).any():
         low = min(low, table["floor"][near].min() / 50)  # with room for its name
-    return low, positive.max() * 3
+    return low, top * 3
 
 
 def spectra(

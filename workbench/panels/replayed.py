@@ -194,7 +194,7 @@ class CollapseRun(pn.viewable.Viewer):
         )
         self.pictures = pn.Column(
             self.said,
-            beside(self.spectrum, self.table, height=330),
+            beside(self.spectrum, self.table, height=390),
             self.player,
             beside(self.rank, self.near, self.loss, height=230),
             sizing_mode="stretch_width",
@@ -244,12 +244,12 @@ class CollapseRun(pn.viewable.Viewer):
             for picture in (self.spectrum, self.table, self.rank, self.near):
                 picture.show(None)
             return
-        self.spectrum.show(spectra(now, ylim=spectra_range(every), title="Spectrum", height=330, **common))
+        self.spectrum.show(spectra(now, ylim=spectra_range(every), title="Spectrum", height=390, **common))
         numbers = runs.at_step("measures")
         numbers = numbers[numbers["run"] == runs.run].sort_values(
             "measure", key=lambda names: names.map(ORDER.get), kind="stable"
         )
-        self.table.show(layer_table(numbers, title=runs.run, responsive=True, height=310) if len(numbers) else None)
+        self.table.show(layer_table(numbers, title=runs.run, responsive=True, height=390) if len(numbers) else None)
         course = runs.course()
         below = common | {"x": "step + 1", "logx": True, "height": 230, "show_legend": False, "marker": runs.step + 1}
         below |= {"xlim": (0.9, max(course["step + 1"].max(), 2) * 1.1)}
