@@ -11,7 +11,7 @@ import holoviews as hv
 import numpy as np
 import pandas as pd
 import pytest
-from bokeh.models import ColumnDataSource, Plot
+from bokeh.models import ColumnDataSource, Plot, Title
 
 from workbench.panels import (
     Collapse,
@@ -48,6 +48,11 @@ def toy(**params):
 def drawn(picture: Picture) -> dict[str, np.ndarray]:
     """Label of each curve and the values that it holds now."""
     return {e.label: e.data["middle"].to_numpy() for e in picture.figure if isinstance(e, hv.Curve)}
+
+
+def floors(picture: Picture) -> list[float]:
+    """The heights of the floors that are drawn now."""
+    return [path["middle"][0] for e in picture.figure if e.label == "floor" for path in e.data]
 
 
 # jobs
@@ -249,6 +254,19 @@ def test_one_slider_moves_every_view(measured_run):
         assert f"Step {step}, projector: mine RankMe" in view.said.object
 
 
+def test_each_curve_of_a_run_has_the_floor_of_its_table(measured_run):
+    state = pair(measured_run)
+    path = state.found["mine"].path / "tables" / "spectrum.parquet"
+    table = pd.read_parquet(path)
+    table["floor"] = table["layer"].map({"backbone.stage1": 1e-4, "backbone": 1e-5, "projector": 1e-6})
+    table.assign(n=300, d=16).to_parquet(path)
+    view = CollapseRun(state)  # beside a run whose tables are older and have no floors
+    assert floors(view.spectrum) == [1e-4, 1e-5, 1e-6]
+    np.testing.assert_allclose(drawn(view.spectrum)["projector"], np.exp(-np.arange(12) * (0.2 + 0.1 * np.log1p(40))))
+    view.runs.run, view.runs.other = "other", "none"
+    assert floors(view.spectrum) == [] and "projector" in drawn(view.spectrum)
+
+
 def test_layers_can_be_left_out(measured_run):
     view = CollapseRun(
         pair(
@@ -340,7 +358,7 @@ def lesson_of(n: int, *, wait: float = 0.0, **params) -> Lesson:
         for step in range(n + 1):
             time.sleep(wait)
             value = np.exp(-np.arange(8) * 0.1 * step)
-            table = pd.DataFrame({"rank": range(1, 9), "value": value, "layer": "backbone"})
+            table = pd.DataFrame({"rank": range(1, 9), "value": value, "layer": "backbone", "floor": 1e-7})
             yield Seen(
                 step,
                 {"loss": 5.0 - step / n} if step else {},
@@ -359,6 +377,7 @@ def test_a_lesson_is_seen_as_it_goes():
     view.job.wait()
     view.look()
     np.testing.assert_allclose(drawn(view.spectrum)["backbone"], np.exp(-np.arange(8) * 2.0))
+    assert floors(view.spectrum) == [1e-7, 1e-7]
     np.testing.assert_allclose(drawn(view.spectrum)["backbone (before training)"], 1)
     np.testing.assert_allclose(drawn(view.loss)[""], 5 - np.arange(1, 21) / 20)
     assert len(drawn(view.rank)["backbone"]) == 21 and view.progress.value == 100 and view.pause.disabled
@@ -457,16 +476,21 @@ def test_without_runs_the_theory_opens(tmp_path, monkeypatch, measured_run):
 def test_a_picture_keeps_its_drawing_while_the_curves_are_the_same():
     from workbench.figures import spectra
 
-    table = pd.DataFrame({"layer": "z", "rank": range(1, 6), "value": 1.0})
+    table = pd.DataFrame({"layer": "z", "rank": range(1, 6), "value": 1.0, "floor": 1e-3, "n": 100, "convention": "this"})
     picture = Picture()
     picture.show(spectra(table, title="one"))
     root = picture.__panel__().get_root()
     drawing = picture.__panel__().object
     figure = next(m for m in root.references() if isinstance(m, Plot))
-    picture.show(spectra(table.assign(value=0.5), title="two", ylim=(0.1, 1.0)))
+    assert [part.text for part in figure.below if isinstance(part, Title)] == ["N = 100"]
+    picture.show(spectra(table.assign(value=0.5, floor=1e-2, n=200, convention="that"), title="two", ylim=(0.1, 1.0)))
     assert picture.__panel__().object is drawing
     sources = [m.data["middle"] for m in root.references() if isinstance(m, ColumnDataSource) and "middle" in m.data]
     assert all((values == 0.5).all() for values in sources) and len(sources) == 2
+    assert [part.text for part in figure.below if isinstance(part, Title)] == ["N = 200"]
+    assert figure.yaxis[0].axis_label == "that" and figure.xaxis[0].axis_label == "rank"
+    paths = [m.data["ys"] for m in root.references() if isinstance(m, ColumnDataSource) and "ys" in m.data]
+    assert [list(path) for path in paths[0]] == [[1e-2, 1e-2]]
     assert figure.title.text == "two" and (figure.y_range.start, figure.y_range.end) == (0.1, 1.0)
     picture.show(spectra(pd.concat([table, table.assign(layer="h")])))
     assert picture.__panel__().object is not drawing
