@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from workbench.cli import looking, serving, training
+from workbench.cli import looking, serving, sweeping, training
 from workbench.cli.typed import UsageError, datasets, measures, objectives
 
 __all__ = ["main"]
@@ -19,6 +19,7 @@ Options = Callable[[argparse.ArgumentParser], None]
 VERBS: dict[str, tuple[Verb, Options]] = {
     "train": (training.train, training.train_options),
     "resume": (training.resume, training.resume_options),
+    "sweep": (sweeping.run_sweep, sweeping.sweep_options),
     "runs": (looking.list_runs, looking.runs_options),
     "show": (looking.show, looking.show_options),
     "replay": (looking.replay_run, looking.replay_options),

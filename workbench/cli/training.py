@@ -2,10 +2,12 @@
 
 import argparse
 import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from workbench.cli.typed import (
     PARTS,
+    accept,
     call,
     choose,
     data_option,
@@ -18,9 +20,19 @@ from workbench.cli.typed import (
 )
 
 if TYPE_CHECKING:
+    from workbench.objectives.base import Objective
     from workbench.run import Run
+    from workbench.train import Trainer
 
 FIT = ("log_every", "snapshots", "checkpoint_seconds")
+CHOSEN = {
+    "data": ("garments", "a data set (`workbench data`) or the path of a folder of images"),
+    "objective": ("simclr", "`workbench objectives` lists them"),
+    "backbone": ("convnet", "`workbench backbones` lists them"),
+    "projector": ("128-128", "widths after the representation, or none"),
+    "views": ("augment", "how views are made"),
+}
+"""What a run is made of: the default, and what else can be chosen."""
 
 
 def train(args: argparse.Namespace) -> None:
@@ -30,16 +42,17 @@ def train(args: argparse.Namespace) -> None:
     workbench train --data ~/pictures --set data.size=64 views.blur=0.5 objective.temperature=0.2 --out runs/pictures
     accelerate launch -m workbench.cli train --data cifar10 --backbone resnet18 --out runs/many
     """
+    _summarise(trained(args))
+
+
+def trained(args: argparse.Namespace) -> "Run":
+    """Returns the run that the options say."""
     import torch
 
     from workbench.models.building import build_encoder
-    from workbench.train import Trainer
 
     given, settings = vars(args), read_settings(args.set)
-    trainer = Trainer(**{k: v for k, v in given.items() if k in Trainer.__dataclass_fields__})
-    known, makers = objectives(), view_makers()
-    objective = call(known[choose("objective", args.objective, known)], "objective", settings["objective"])
-    maker = makers[choose("view maker", args.views, makers)]
+    trainer, objective, maker = parts(args)
     images = read_images(args.data, settings["data"])
     one = {"n": 1} if objective.takes == 1 and "n" not in settings["views"] else {}  # makers compare two where nothing is said
     views = call(maker, "views", settings["views"], given={"images": images} | one)
@@ -48,29 +61,51 @@ def train(args: argparse.Namespace) -> None:
     model = build_encoder(args.backbone, args.projector, channels=channels, image_size=size, **settings["backbone"])
     record = {k: v for k, v in given.items() if k in FIT}
     record |= {"out": args.out, "resume": args.resume, "minutes": args.minutes, "progress": not args.no_progress}
-    _summarise(trainer.fit(model, objective, images, views, **record))
+    return trainer.fit(model, objective, images, views, **record)
+
+
+def parts(args: argparse.Namespace) -> "tuple[Trainer, Objective, Callable]":
+    """Returns what the options say that needs no images: trainer, objective, and what makes views.
+
+    Raises:
+        UsageError: If something has another name, or takes no such argument.
+        ValueError: If a setting lies outside its range.
+    """
+    from workbench.train import Trainer
+
+    settings, known, makers = read_settings(args.set), objectives(), view_makers()
+    trainer = Trainer(**{k: v for k, v in vars(args).items() if k in Trainer.__dataclass_fields__})
+    objective = call(known[choose("objective", args.objective, known)], "objective", settings["objective"])
+    maker = makers[choose("view maker", args.views, makers)]
+    accept(maker, "views", settings["views"])
+    return trainer, objective, maker
 
 
 def train_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what a run is made of, and every setting of the trainer with its default and meaning."""
-    from workbench.train import Trainer
-
+    """Adds where the run goes, what it is made of, and every setting of the trainer with its default and meaning."""
     add = parser.add_argument
-    add("--data", default="garments", help="a data set (`workbench data`) or the path of a folder of images; default garments")
-    add("--objective", default="simclr", help="default simclr; `workbench objectives` lists them")
-    add("--backbone", default="convnet", help="default convnet; `workbench backbones` lists them")
-    add("--projector", default="128-128", help="widths after the representation, or none; default 128-128")
-    add("--views", default="augment", help="how views are made; default augment")
-    about = f"arguments of {', '.join(PARTS)}, such as objective.temperature=0.2"
-    add("--set", nargs="+", action="extend", default=[], metavar="PART.KEY=VALUE", help=about)
     add("--out", required=True, help="folder of the run")
     add("--minutes", type=float, help="stop after so much training, to be gone on with; by default train to the end")
     add("--resume", action="store_true", help="go on with the run in that folder; start it where there is none")
     add("--no-progress", action="store_true", help="show no bar")
+    about = f"arguments of {', '.join(PARTS)}, such as objective.temperature=0.2"
+    add("--set", nargs="+", action="extend", default=[], metavar="PART.KEY=VALUE", help=about)
+    setting_options(parser)
+    parser.set_defaults(**{name: default for name, (default, _) in CHOSEN.items()})
+
+
+def setting_options(parser: argparse.ArgumentParser) -> list[str]:
+    """Adds the options of a training that are settings of the run, and returns their names; what is not typed stays away."""
+    from workbench.train import Trainer
+
+    group = parser.add_argument_group("parts")
+    for name, (default, about) in CHOSEN.items():
+        group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=f"{about}; default {default}")
     for title, thing, names in (("trainer", Trainer, Trainer.__dataclass_fields__), ("record", Trainer.fit, FIT)):
         group, meaning = parser.add_argument_group(title), meanings(thing)
         for name in names:
             _add_setting(group, name, inspect.signature(thing).parameters[name].default, meaning.get(name, ""))
+    return [*CHOSEN, *Trainer.__dataclass_fields__, *FIT]
 
 
 def _add_setting(group: Any, name: str, default: Any, meaning: str) -> None:

@@ -65,12 +65,18 @@ def read_settings(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def call(kind: Callable, part: str, settings: Mapping[str, Any], *, given: Mapping[str, Any] | None = None) -> Any:
     """Calls ``kind`` with what was set, and with what it takes of ``given``."""
-    parameters = inspect.signature(kind).parameters
+    accept(kind, part, settings)
+    takes = inspect.signature(kind).parameters
+    return kind(**{k: v for k, v in (given or {}).items() if k in takes}, **settings)
+
+
+def accept(kind: Callable, part: str, settings: Mapping[str, Any]) -> None:
+    """Raises UsageError where ``kind`` takes no argument of a name that was set."""
+    takes = inspect.signature(kind).parameters
     for key in settings:
-        if key not in parameters:
-            takes = ", ".join(f"{part}.{p}" for p in parameters) or "nothing"
-            raise UsageError(f"{kind.__name__} takes no {part}.{key}; it takes {takes}")
-    return kind(**{k: v for k, v in (given or {}).items() if k in parameters}, **settings)
+        if key not in takes:
+            listed = ", ".join(f"{part}.{p}" for p in takes) or "nothing"
+            raise UsageError(f"{kind.__name__} takes no {part}.{key}; it takes {listed}")
 
 
 def datasets() -> dict[str, Callable]:
