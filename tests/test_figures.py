@@ -16,12 +16,14 @@ from PIL import Image
 import workbench.figures
 from workbench.figures import (
     alignment_map,
+    choice_scatter,
     embedding_map,
     flatten,
     image_grid,
     image_sheet,
     layer_table,
     palette,
+    regret_table,
     save,
     spectra,
     spectra_range,
@@ -35,6 +37,10 @@ METRICS = pd.DataFrame({"step": range(5), "loss": [5.0, 4, 3, 2, 1], "run": "min
 PIXELS = np.arange(5 * 3 * 4 * 4, dtype=np.uint8).reshape(5, 3, 4, 4)
 FACTORS = pd.DataFrame({"label": [0, 1, 0, 1, 2], "hue": np.linspace(0, 1, 5)})
 PLANE = np.array([[0.0, 0], [1, 1], [2, 0], [3, 1], [4, 0]])
+CHOICES = pd.DataFrame({"sweep": "lr", "setting": [0.1, 0.1, 0.2, 0.3, 0.3], "seed": [0, 1, 0, 0, 1]})
+CHOICES = CHOICES.assign(rankme=[1.0, 3, 5, 6, 8], label=[40.0, 42, 50, 47, 45])
+REGRETS = pd.DataFrame({"method": "SimCLR", "sweep": ["lr", "lr", "weight_decay", "lr", "weight_decay"]})
+REGRETS = REGRETS.assign(measure=["random", "rankme", "rankme", "oracle", "random"], regret=[3.0, 0.5, 1.0, 0.0, 2.0])
 FIGURES: dict[str, Callable] = {
     "spectra": lambda: spectra(TABLE),
     "training_curves": lambda: training_curves(METRICS),
@@ -42,6 +48,8 @@ FIGURES: dict[str, Callable] = {
     "alignment_map": lambda: alignment_map(np.eye(5)),
     "image_grid": lambda: image_grid(PIXELS, list("abcde"), columns=2),
     "embedding_map": lambda: embedding_map(PLANE, FACTORS, colour="label", images=PIXELS),
+    "choice_scatter": lambda: choice_scatter(CHOICES, x="rankme", y="label", floor=0.5),
+    "regret_table": lambda: regret_table(REGRETS),
 }
 NO_FIGURES = {"spectra_range", "palette", "image_sheet", "flatten", "save"}
 
@@ -157,7 +165,9 @@ def test_spectra_range_holds_floors_only_where_they_matter():
     assert of([1.0, 0.0], 1e-14)[0] < 1e-14 / 3 * 1.01  # the zero is drawn below the floor
     assert of([1.0, 1e-13, 1.0], [1e-3, 1e-14, 1e-30])[0] == pytest.approx(1e-14 / 50)
     assert of([1.0, 1e-13]) == (1e-13 / 5, 3.0)
-    assert of([0.0]) == (1e-3, 1.0)
+    assert of([1.0, 1e-3, 1e-71]) == (1e-3 / 5, 3.0)  # 1e-71 of the largest is a zero, whatever it is called
+    assert of([1.0, 1e-3, 1e-71], 1e-14)[0] == pytest.approx(1e-14 / 50)
+    assert of([0.0]) == of([np.nan]) == (1e-3, 1.0)
 
 
 def note(figure) -> str:
@@ -553,3 +563,24 @@ def test_saving_says_what_to_install(tmp_path, monkeypatch):
 
 def test_the_package_lists_its_names():
     assert "spectra" in dir(workbench.figures)
+
+
+def test_a_choice_is_drawn_as_mean_and_deviation_over_seeds():
+    figure = choice_scatter(CHOICES, x="rankme", y="label", chosen=[("lr", 0.2)], floor=0.5)
+    parts = drawn(figure)
+    dots = parts["Points lr"]
+    assert list(dots["x"]) == [2, 5, 7] and list(dots["y"]) == [41, 50, 46] and list(dots["seeds"]) == [2, 1, 2]
+    spans = [part.data for part in figure if isinstance(part, hv.Segments)]
+    assert spans[0]["x0"][0] == pytest.approx(2 - 2**0.5) and spans[1]["y1"][2] == pytest.approx(46 + 2**0.5)
+    ring = [part for part in figure if isinstance(part, hv.Points) and not part.label]
+    assert [r.data[["x", "y"]].to_numpy().tolist() for r in ring] == [[[5, 50]]]
+    band = next(part for part in figure if isinstance(part, hv.HSpan))
+    assert (band.data[0], band.data[1]) == (49, 51)
+    with pytest.raises(ValueError, match="several values for one sweep and setting and seed"):
+        choice_scatter(pd.concat([CHOICES, CHOICES]), x="rankme", y="label")
+
+
+def test_regrets_are_printed_in_brackets_where_seeds_alone_would_choose():
+    told = REGRETS.assign(regret_std=[1.0, 0.1, np.nan, 0.0, 0.2], told=[None, True, False, None, None])
+    words = drawn(regret_table(told))["Labels"]["printed"]
+    assert set(words) == {"3.0 ± 1.0", "0.5 ± 0.1", "(1.0)", "2.0 ± 0.2"}
