@@ -37,6 +37,7 @@ from workbench.spec import available
 
 MEASURES = {k: f for k, f in available(workbench.measures, Measured).items() if f is not bootstrap}
 GROUPED = {"lidar", "alignment"}
+PAIRED = {"cka", "mutual_knn", "procrustes", "svcca"}
 STREAMING = {"rankme", "effective_rank", "participation_ratio", "stable_rank", "nesum", "numerical_rank", "alpha_req"}
 STREAMING_NORMALISED = {"selfcluster", "normalised_std"}
 
@@ -60,11 +61,13 @@ def views(images=60, q=4, d=10, noise=0.3, seed=0):
 
 
 def take(name, z, source=None):
-    """Calls a measure as a user would, with groups where it needs them."""
-    return MEASURES[name](z, source) if name in GROUPED else MEASURES[name](z)
+    """Calls a measure as a user would, with groups, or with the features of another model, where it needs them."""
+    return MEASURES[name](z, source) if name in GROUPED | PAIRED else MEASURES[name](z)
 
 
 def sample(name):
+    if name in PAIRED:
+        return decaying(), decaying()[:, :40].sin() + 0.2 * normal(600, 40, seed=8)
     return views() if name in GROUPED else (decaying(), None)
 
 
@@ -157,14 +160,14 @@ def test_arrays_and_other_precisions_give_the_same_number(name):
 @pytest.mark.parametrize("z", [torch.full((8, 5), 0.1), torch.zeros(8, 5), torch.full((8, 1), 2.0), normal(8, 1)], ids=str)
 def test_degenerate_features_give_a_number_or_a_warning(name, z):
     """S10."""
-    source = torch.arange(4).repeat_interleave(2)
+    z, source = (z.repeat(2, 1), normal(16, 3)) if name in PAIRED else (z, torch.arange(4).repeat_interleave(2))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         got = float(take(name, z, source))
     assert math.isfinite(got) or caught
 
 
-@pytest.mark.parametrize("name", sorted(set(MEASURES) - GROUPED))
+@pytest.mark.parametrize("name", sorted(set(MEASURES) - GROUPED - PAIRED))
 def test_a_single_row_gives_a_number_or_a_warning(name):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -433,6 +436,40 @@ def test_products_in_single_precision_are_taken_only_where_they_do(measure, kind
     else:
         assert float(got) == pytest.approx(float(want), rel=1e-6)
     assert kind != "collapsed" or got == want
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e-6, 1.0, -1e4])
+@pytest.mark.parametrize("d", [1, 2, 3, 40])
+def test_one_reduction_gives_the_spectra_with_the_mean_and_without(offset, d):
+    z = decaying(300, d, offset=offset)
+    seen = Moments.of(z)
+    for centre, x in ((True, z - z.mean(0)), (False, z)):
+        want = torch.linalg.svdvals(x).square()
+        got = moments.eigenvalues(seen, centre=centre)
+        assert got.shape == (d,)
+        assert torch.allclose(got, want, rtol=1e-11, atol=1e-13 * float(want[0]))
+    diagonal, beside = moments._tridiagonal(seen.scatter, seen.mean)
+    assert np.square(diagonal).sum() + 2 * np.square(beside).sum() == pytest.approx(float(seen.scatter.square().sum()))
+    first = float(seen.mean @ seen.scatter @ seen.mean / (seen.mean @ seen.mean))
+    assert diagonal[0] == pytest.approx(first, rel=1e-9)  # the mean's direction comes first
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("even", True), ("slow", True), ("fast", False), ("collapsed", False)])
+def test_a_few_rows_tell_whether_products_in_single_precision_would_do(kind, wanted, monkeypatch):
+    """Only the time depends on it: what was tried in vain would be taken again in double precision."""
+    seen = []
+    real = moments.chunks
+    monkeypatch.setattr(moments, "chunks", lambda z, **k: seen.append(k.get("kind")) or real(z, **k))
+    monkeypatch.setattr(moments, "LARGE", 0)
+    z = {
+        "even": normal(2000, 256),
+        "slow": decaying(2000, 256, power=0.4),
+        "fast": decaying(2000, 256, power=1.2),
+        "collapsed": normal(2000, 20) @ normal(20, 256, seed=2),
+    }[kind].float()
+    rankme(z)
+    assert (torch.float32 in seen) == wanted
+    assert (torch.float64 in seen) != wanted
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e18, 1e30])
@@ -853,10 +890,10 @@ def test_over_layers_gives_intervals_on_request():
 
 def test_over_layers_takes_the_eigenvalues_once(monkeypatch):
     taken = []
-    real = torch.linalg.eigvalsh
-    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda x: taken.append(x.shape) or real(x))
+    real = moments._tridiagonal
+    monkeypatch.setattr(moments, "_tridiagonal", lambda s, m: taken.append(s.shape) or real(s, m))
     over_layers({"a": decaying(300, 20)}, a=rankme, b=effective_rank, c=stable_rank, d=nesum, e=participation_ratio)
-    assert len(taken) == 2  # centred and not
+    assert len(taken) == 1  # for the centred and the others
     rankme(decaying(300, 20))
     rankme(decaying(300, 20))
-    assert len(taken) == 4  # nothing is remembered outside the table
+    assert len(taken) == 3  # nothing is remembered outside the table
