@@ -249,6 +249,16 @@ def test_features_of_every_part_of_a_block():
     features = extract(model, images, [*names, "backbone"], progress=False)
     assert {z.shape for z in features.values()} == {(8, 96)}
     assert len({tuple(z[0].tolist()) for z in features.values()}) == len(names) + 1
+    tokens = {
+        kind: extract(model, images, "backbone.norm", tokens=kind, progress=False)["backbone.norm"]
+        for kind in ("first", "patches")
+    }
+    same(tokens["patches"], features["backbone"])
+    model.backbone.pool = "cls"
+    same(tokens["first"], extract(model, images, "backbone", progress=False)["backbone"])
+    patches = extract(model, images, "backbone.patch_embed", tokens="patches", progress=False)["backbone.patch_embed"]
+    x = model.normalise(images.at(range(8)).float() / 255)
+    same(patches, model.backbone.patch_embed(x).mean(1))
 
 
 @pytest.mark.parametrize(

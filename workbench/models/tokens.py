@@ -10,6 +10,7 @@ References:
     https://arxiv.org/abs/2111.09886
 """
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -43,7 +44,8 @@ class TokenViT(nn.Module):
         prefix: What stands before the names in the file.
 
     ``out`` is D, ``size`` the ``image_size``, ``stages`` the names of the blocks, ``grid`` the patches of a column and of a row
-    at that size, ``mean`` and ``std`` the pixel statistics that most published weights expect (ImageNet's).
+    at that size, ``num_prefix_tokens`` how many tokens stand before the patches' (1, or 0 without a class token), ``mean`` and
+    ``std`` the pixel statistics that most published weights expect (ImageNet's).
 
     Raises:
         ValueError: If patches do not tile the image, heads do not share the width, or the weights do not fit.
@@ -82,8 +84,9 @@ class TokenViT(nn.Module):
         self.size, self.out = image_size, width
         self.mean, self.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         self.grid = self.grid_of(image_size, image_size)
-        self.stages = [f"blocks.{i}" for i in range(depth)]
+        self.stages, self.num_prefix_tokens = [f"blocks.{i}" for i in range(depth)], int(class_token)
         self.patch_embed = PatchEmbed(channels, width, patch)
+        self.patch_embed.num_patches = math.prod(self.grid)
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, width)) if class_token else None
         self._place(positions)
         self.blocks = nn.Sequential(*[TransformerBlock(width, heads, mlp_ratio=mlp_ratio) for _ in range(depth)])
@@ -94,7 +97,7 @@ class TokenViT(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         tokens = self.encode(x)
-        return tokens[:, 0] if self.pool == "cls" else tokens[:, self.class_token :].mean(1)
+        return tokens[:, 0] if self.pool == "cls" else tokens[:, self.num_prefix_tokens :].mean(1)
 
     def encode(
         self,
@@ -163,7 +166,7 @@ class TokenViT(nn.Module):
 
     def placed(self, grid: tuple[int, int]) -> tuple[Float[Tensor, "one d"], Float[Tensor, "n d"]]:
         """Returns the position of the class token (none, where there is no such) and those of a grid's patches."""
-        first, places = self.pos_embed[0, : self.class_token], self.pos_embed[0, self.class_token :]
+        first, places = self.pos_embed[0].tensor_split([self.num_prefix_tokens])
         return first, resized_positions(places, self.grid, grid)
 
     @classmethod
@@ -206,11 +209,11 @@ class TokenViT(nn.Module):
         return ours
 
     def _place(self, positions: str) -> None:
-        tokens = self.grid[0] * self.grid[1] + self.class_token
+        tokens = math.prod(self.grid) + self.num_prefix_tokens
         if positions == "learned":
             self.pos_embed = nn.Parameter(0.02 * torch.randn(1, tokens, self.width))
             return
-        places = torch.cat([torch.zeros(int(self.class_token), self.width), sincos_positions(*self.grid, self.width)])
+        places = torch.cat([torch.zeros(self.num_prefix_tokens, self.width), sincos_positions(*self.grid, self.width)])
         self.register_buffer("pos_embed", places[None])
 
     def _fitted(self, state: State) -> State:
@@ -218,7 +221,7 @@ class TokenViT(nn.Module):
         places = state.get("pos_embed")
         if places is None or places.shape == self.pos_embed.shape:
             return state
-        first, rest = places[0, : self.class_token], places[0, self.class_token :]
+        first, rest = places[0].tensor_split([self.num_prefix_tokens])
         side = round(len(rest) ** 0.5)
         if side * side != len(rest):
             return state
