@@ -51,7 +51,8 @@ def write_tables(path: Path, fall: float) -> None:
     for step in STEPS:
         for depth, (layer, width) in enumerate(LAYERS.items()):
             values = np.exp(-np.arange(width) * (0.2 + fall * depth * np.log1p(step)))
-            spectrum += [{"step": step, "layer": layer, "rank": k, "value": v} for k, v in enumerate(values, 1)]
+            facts = {"step": step, "layer": layer, "n": 300, "d": width, "floor": 1e-15 / width}
+            spectrum += [facts | {"rank": k, "value": v} for k, v in enumerate(values, 1)]
             p = np.sqrt(values) / np.sqrt(values).sum()
             worth = {"rankme": np.exp(-(p * np.log(p)).sum()), "knn": 0.3 + 0.01 * step - 0.05 * depth}
             measures += [{"step": step, "layer": layer, "measure": k, "value": v, "d": width} for k, v in worth.items()]
