@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import workbench.measures
-from workbench.measures import moments
+from workbench.measures import decomposition, moments
 from workbench.measures.geometry import Groups, alignment, lidar, normalised_std, uniformity, uniformity_of_sphere
 from workbench.measures.measured import Measured
 from workbench.measures.moments import Moments
@@ -445,10 +445,10 @@ def test_one_reduction_gives_the_spectra_with_the_mean_and_without(offset, d):
     seen = Moments.of(z)
     for centre, x in ((True, z - z.mean(0)), (False, z)):
         want = torch.linalg.svdvals(x).square()
-        got = moments.eigenvalues(seen, centre=centre)
+        got = decomposition.eigenvalues(seen, centre=centre)
         assert got.shape == (d,)
         assert torch.allclose(got, want, rtol=1e-11, atol=1e-13 * float(want[0]))
-    diagonal, beside = moments._tridiagonal(seen.scatter, seen.mean)
+    diagonal, beside = decomposition._tridiagonal(seen.scatter, seen.mean)
     assert np.square(diagonal).sum() + 2 * np.square(beside).sum() == pytest.approx(float(seen.scatter.square().sum()))
     first = float(seen.mean @ seen.scatter @ seen.mean / (seen.mean @ seen.mean))
     assert diagonal[0] == pytest.approx(first, rel=1e-9)  # the mean's direction comes first
@@ -458,8 +458,8 @@ def test_one_reduction_gives_the_spectra_with_the_mean_and_without(offset, d):
 def test_a_few_rows_tell_whether_products_in_single_precision_would_do(kind, wanted, monkeypatch):
     """Only the time depends on it: what was tried in vain would be taken again in double precision."""
     seen = []
-    real = moments.chunks
-    monkeypatch.setattr(moments, "chunks", lambda z, **k: seen.append(k.get("kind")) or real(z, **k))
+    real = decomposition.chunks
+    monkeypatch.setattr(decomposition, "chunks", lambda z, **k: seen.append(k.get("kind")) or real(z, **k))
     monkeypatch.setattr(moments, "LARGE", 0)
     z = {
         "even": normal(2000, 256),
@@ -481,8 +481,8 @@ def test_products_in_single_precision_keep_to_its_range(scale, monkeypatch):
 
 def test_products_in_single_precision_are_of_many_numbers_alone(monkeypatch):
     seen = []
-    real = moments.chunks
-    monkeypatch.setattr(moments, "chunks", lambda z, **k: seen.append(k.get("kind")) or real(z, **k))
+    real = decomposition.chunks
+    monkeypatch.setattr(decomposition, "chunks", lambda z, **k: seen.append(k.get("kind")) or real(z, **k))
     rankme(normal(2048, 512).float())
     assert torch.float32 not in seen
     monkeypatch.setattr(moments, "LARGE", 0)
@@ -890,8 +890,8 @@ def test_over_layers_gives_intervals_on_request():
 
 def test_over_layers_takes_the_eigenvalues_once(monkeypatch):
     taken = []
-    real = moments._tridiagonal
-    monkeypatch.setattr(moments, "_tridiagonal", lambda s, m: taken.append(s.shape) or real(s, m))
+    real = decomposition._tridiagonal
+    monkeypatch.setattr(decomposition, "_tridiagonal", lambda s, m: taken.append(s.shape) or real(s, m))
     over_layers({"a": decaying(300, 20)}, a=rankme, b=effective_rank, c=stable_rank, d=nesum, e=participation_ratio)
     assert len(taken) == 1  # for the centred and the others
     rankme(decaying(300, 20))

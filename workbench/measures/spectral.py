@@ -20,8 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from workbench.measures.decomposition import eigenvalues
 from workbench.measures.measured import Measured, invariant_to
-from workbench.measures.moments import Matrix, Moments, chunks, dtype, eigenvalues, shape
+from workbench.measures.moments import Matrix, Moments, chunks, dtype, shape
 
 __all__ = [
     "alpha_req",

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 
 import pandas as pd
 
+from workbench.measures.decomposition import sharing
 from workbench.measures.measured import Measured
-from workbench.measures.moments import Matrix, Moments, shape, sharing
+from workbench.measures.moments import Matrix, Moments, shape
 from workbench.measures.resampling import bootstrap
 
 __all__ = ["over_layers"]
