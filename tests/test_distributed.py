@@ -157,10 +157,7 @@ def close(ours, whole):
     torch.testing.assert_close(ours, whole, rtol=1e-9, atol=1e-11)
 
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:DirectCLR trains the representation"),
-    pytest.mark.filterwarnings("ignore:.* trains the backbone and uses no projector"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.* trains the representation and uses no projector")
 every = pytest.mark.parametrize("name", OBJECTIVES)
 
 

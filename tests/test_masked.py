@@ -528,7 +528,9 @@ def test_training_goes_on_to_the_same_weights(kind, tmp_path):
 @KINDS
 def test_the_projector_is_frozen_and_said_to_be(kind):
     model = build_encoder("vit-tiny", [8])
-    with pytest.warns(UserWarning, match=rf"{kind.__name__} trains the backbone and uses no projector: the model's \(768 param"):
+    with pytest.warns(
+        UserWarning, match=rf"{kind.__name__} trains the representation and uses no projector: the model's \(768 param"
+    ):
         kind().begin(model, sample_embedding(model, 3, 32, 32))
     assert not any(p.requires_grad for p in model.projector.parameters())
     assert all(p.requires_grad for p in model.backbone.parameters())

@@ -25,10 +25,7 @@ from workbench.spec import available, build, describe
 
 OBJECTIVES = available(workbench.objectives, Objective)
 every = pytest.mark.parametrize("kind", OBJECTIVES.values(), ids=OBJECTIVES)
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:DirectCLR trains the representation"),
-    pytest.mark.filterwarnings("ignore:.* trains the backbone and uses no projector"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.* trains the representation and uses no projector")
 
 B, SHAPE, WIDTH = 12, (3, 4, 4), 16
 

@@ -3,6 +3,7 @@
 import abc
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -71,6 +72,19 @@ class Objective(nn.Module, abc.ABC):
                 f"Call objective.begin(model, model(images[:2])) once before the first step."
             )
         return part
+
+
+def freeze_projector(model: nn.Module, name: str) -> None:
+    """Freezes the model's projector, and warns where there is one, for an objective that does not use it."""
+    unused = [p for p in getattr(model, "projector", nn.Identity()).parameters() if p.requires_grad]
+    if unused:
+        warnings.warn(
+            f"{name} trains the representation and uses no projector: the model's ({sum(p.numel() for p in unused):,} "
+            f"parameters) is frozen as it is. Give the model an empty one, Projector([]), to leave it out.",
+            stacklevel=3,
+        )
+    for p in unused:
+        p.requires_grad_(requires_grad=False)
 
 
 def positive(name: str, value: int | float) -> int | float:

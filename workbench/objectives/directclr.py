@@ -14,8 +14,6 @@ References:
     https://arxiv.org/abs/2110.09348
 """
 
-import warnings
-
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -24,7 +22,7 @@ from torch import Tensor
 
 from workbench.core import Embedding, Views
 from workbench.distributed import gather, rank
-from workbench.objectives.base import Objective, embed, in_full_precision, positive, two_views
+from workbench.objectives.base import Objective, embed, freeze_projector, in_full_precision, positive, two_views
 
 __all__ = ["DirectCLR"]
 
@@ -72,15 +70,7 @@ class DirectCLR(Objective):
 
     def begin(self, model: nn.Module, sample: Embedding) -> None:
         self.contrasted(sample.h.shape[1])
-        unused = [p for p in getattr(model, "projector", nn.Identity()).parameters() if p.requires_grad]
-        if unused:
-            warnings.warn(
-                f"DirectCLR trains the representation and uses no projector: the model's ({sum(p.numel() for p in unused):,} "
-                f"parameters) is frozen as it is. Give the model an empty one, Projector([]), to leave it out.",
-                stacklevel=2,
-            )
-        for p in unused:
-            p.requires_grad_(requires_grad=False)
+        freeze_projector(model, "DirectCLR")
 
     def forward(self, model: nn.Module, views: Views) -> dict[str, Tensor]:
         h1, h2 = (e.h for e in embed(model, two_views(views, "DirectCLR")))

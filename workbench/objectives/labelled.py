@@ -9,7 +9,7 @@ from torch import Tensor
 from workbench.core import Views
 from workbench.objectives.base import Objective
 
-__all__ = ["Labelled"]
+__all__: list[str] = []
 
 
 class Labelled(Objective):

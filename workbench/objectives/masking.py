@@ -6,7 +6,6 @@ images are drawn by the first one: a batch hides the same patches on one process
 
 import abc
 import math
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from workbench.core import Embedding, Views
 from workbench.distributed import from_first, rank, world
-from workbench.objectives.base import Objective, checked
+from workbench.objectives.base import Objective, checked, freeze_projector
 
 __all__ = []
 
@@ -54,16 +53,7 @@ class Masked(Objective):
 
     def begin(self, model: nn.Module, sample: Embedding) -> None:
         backbone = token_backbone(model, type(self).__name__)
-        unused = [p for p in getattr(model, "projector", nn.Identity()).parameters() if p.requires_grad]
-        if unused:
-            count = sum(p.numel() for p in unused)
-            warnings.warn(
-                f"{type(self).__name__} trains the backbone and uses no projector: the model's ({count:,} parameters) is frozen "
-                f"as it is. Give the model an empty one, Projector([]), to leave it out.",
-                stacklevel=2,
-            )
-        for p in unused:
-            p.requires_grad_(requires_grad=False)
+        freeze_projector(model, type(self).__name__)
         self.make(backbone)
         self.to(sample.z.device, torch.promote_types(sample.z.dtype, torch.float32))
 
