@@ -1,5 +1,6 @@
 """Figures: each renders from a small table without torch, and draws the numbers that it was given."""
 
+import re
 import subprocess
 import sys
 import types
@@ -25,6 +26,7 @@ from workbench.figures import (
     palette,
     regret_table,
     save,
+    similarity_map,
     spectra,
     spectra_range,
     theme,
@@ -41,6 +43,8 @@ CHOICES = pd.DataFrame({"sweep": "lr", "setting": [0.1, 0.1, 0.2, 0.3, 0.3], "se
 CHOICES = CHOICES.assign(rankme=[1.0, 3, 5, 6, 8], label=[40.0, 42, 50, 47, 45])
 REGRETS = pd.DataFrame({"method": "SimCLR", "sweep": ["lr", "lr", "weight_decay", "lr", "weight_decay"]})
 REGRETS = REGRETS.assign(measure=["random", "rankme", "rankme", "oracle", "random"], regret=[3.0, 0.5, 1.0, 0.0, 2.0])
+PAIRS = pd.DataFrame({"layer": ["a", "a", "b", "b", "c"], "other": ["x", "y", "x", "y", "x"], "measure": "cka", "n": 300})
+PAIRS = PAIRS.assign(value=[0.95, 0.4, -0.004, np.nan, 0.02], null=0.01, null_map=0.03, level=0.95, convention="linear")
 FIGURES: dict[str, Callable] = {
     "spectra": lambda: spectra(TABLE),
     "training_curves": lambda: training_curves(METRICS),
@@ -50,6 +54,7 @@ FIGURES: dict[str, Callable] = {
     "embedding_map": lambda: embedding_map(PLANE, FACTORS, colour="label", images=PIXELS),
     "choice_scatter": lambda: choice_scatter(CHOICES, x="rankme", y="label", floor=0.5),
     "regret_table": lambda: regret_table(REGRETS),
+    "similarity_map": lambda: similarity_map(PAIRS),
 }
 NO_FIGURES = {"spectra_range", "palette", "image_sheet", "flatten", "save"}
 
@@ -584,3 +589,58 @@ def test_regrets_are_printed_in_brackets_where_seeds_alone_would_choose():
     told = REGRETS.assign(regret_std=[1.0, 0.1, np.nan, 0.0, 0.2], told=[None, True, False, None, None])
     words = drawn(regret_table(told))["Labels"]["printed"]
     assert set(words) == {"3.0 ± 1.0", "0.5 ± 0.1", "(1.0)", "2.0 ± 0.2"}
+
+
+# --- two models side by side ------------------------------------------------------------------------------------------------
+
+
+def words(figure) -> dict[tuple[str, str], tuple[str, str]]:
+    """The numbers printed in a similarity map and their colours, by column and row."""
+    plot = hv.renderer("bokeh").get_plot(figure)
+    out = {}
+    for part in list(plot.subplots.values())[1:]:
+        glyph, data = part.handles["glyph"], part.handles["source"].data
+        places = zip(data["across"], data["down"], data["printed"], strict=True)
+        out |= {(x, y): (text, glyph.text_color) for x, y, text in places}
+    return out
+
+
+def test_a_similarity_map_prints_its_numbers_where_they_can_be_read():
+    figure = similarity_map(PAIRS, xlabel="SimCLR", ylabel="MAE")
+    assert words(figure) == {
+        ("x", "a"): ("0.95", theme.PAPER),
+        ("y", "a"): ("0.40", theme.INK),
+        ("x", "b"): ("(0.00)", theme.INK),  # as near as unrelated images come
+        ("y", "b"): ("–", theme.INK),
+        ("x", "c"): ("0.02", theme.INK),
+    }
+    plot = hv.renderer("bokeh").get_plot(figure)
+    state = plot.state
+    assert (state.xaxis[0].axis_label, state.yaxis[0].axis_label) == ("SimCLR", "MAE")
+    assert (list(state.x_range.factors), list(state.y_range.factors)) == (["x", "y"], ["a", "b", "c"])  # the first at the bottom
+    heat = next(iter(plot.subplots.values()))
+    assert (heat.handles["color_mapper"].low, heat.handles["color_mapper"].high) == (0, 1)
+    said = [re.match(r"@\{?(\w+)", word).group(1) for _, word in heat.handles["hover"].tooltips]
+    assert len(said) == 4 and set(said) <= set(heat.handles["source"].data)
+    (note,) = [part.text for part in state.below if isinstance(part, Title)]
+    assert "N = 300, linear" in note
+    assert "stay below 0.01 in 95% of permutations, the largest of the whole map below 0.03." in note.replace("\n", " ")
+
+
+def test_a_similarity_map_means_over_seeds_and_refuses_two_measures():
+    seeds = pd.concat([PAIRS.assign(seed=s, value=PAIRS["value"] + 0.1 * s) for s in (0, 1)])
+    assert words(similarity_map(seeds))["y", "a"][0] == "0.45"
+    both = pd.concat([PAIRS, PAIRS.assign(measure="svcca")])
+    with pytest.raises(ValueError, match=r"choose one value of \['measure'\]"):
+        similarity_map(both)
+    with pytest.raises(KeyError, match="similarity_map needs the columns"):
+        similarity_map(PAIRS.drop(columns="other"))
+
+
+def test_a_similarity_map_without_a_null_has_none_and_a_large_one_no_numbers():
+    plain = PAIRS[["layer", "other", "value"]]
+    assert words(similarity_map(plain))["x", "b"][0] == "0.00"
+    assert not [part for part in hv.renderer("bokeh").get_plot(similarity_map(plain)).state.below if isinstance(part, Title)]
+    wide = pd.DataFrame({"layer": "a", "other": [f"b{i}" for i in range(17)], "value": 0.5})
+    assert words(similarity_map(wide)) == {}
+    assert len(words(similarity_map(wide[:16]))) == 16

@@ -58,7 +58,7 @@ def twonn(z: Matrix, *, fit: Literal["line", "likelihood"] = "line", discard: fl
     kept = int(len(x) * (1 - discard))
     kept = min(kept, len(x) - 1) if fit == "line" else kept
     if len(x) < 3 or kept < 2:
-        warnings.warn(f"TwoNN of {len(x)} different rows: too few to fit, so NaN.", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"TwoNN of {len(x)} different rows: too few to fit, so NaN.", RuntimeWarning, stacklevel=2)
         return Measured(math.nan, name="TwoNN", n=n, d=d, convention=how)
     ratios = _log_ratios(x)
     low = ratios[:kept]
@@ -99,7 +99,7 @@ def cluster_learnability(z: Matrix, *, clusters: int | None = None, seed: int = 
     how = f"{clusters} clusters, 1-NN by the cosine, half against half, seed {seed}"
     x = normalised(whole(z))
     if n < 2:
-        warnings.warn("cluster learnability of one row: nothing to learn from, so NaN.", RuntimeWarning, stacklevel=3)
+        warnings.warn("cluster learnability of one row: nothing to learn from, so NaN.", RuntimeWarning, stacklevel=2)
         return Measured(math.nan, name="cluster learnability", n=n, d=d, convention=how)
     label = torch.from_numpy(KMeans(clusters, n_init=1, random_state=seed).fit(x.cpu().numpy()).labels_).to(x.device)
     order = torch.from_numpy(np.random.default_rng(seed).permutation(n)).to(x.device)

@@ -31,7 +31,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.measures import moments
 from workbench.measures.measured import Measured, invariant_to
 from workbench.measures.moments import Matrix, chunks, dtype, gram, shape
 
@@ -41,6 +40,7 @@ Estimator = Literal["unbiased", "biased"]
 
 BLOCK = 1 << 24  # entries of Gram matrices held at a time: 128 MB
 ROWS = 2048  # summed in the precision of the products before float64
+LARGE = 1 << 22  # entries from which float32 products pay
 NULL_ROWS = 256  # of which the null of a map is taken
 
 
@@ -102,8 +102,8 @@ def cka_map(
         features: Layer names to matrices (N, p), such as ``Features``.
         others: Of another model, for the same images in the same order; by default the same features again.
         estimator: As in :func:`cka`.
-        batch_size: As in :func:`cka`; by default all rows at once up to 2,000 images, and even batches of about 250 beyond, which
-            hold a batch in memory, not the layers. 10,000 images of 12 by 12 layers take seconds either way.
+        batch_size: As in :func:`cka`; by default all rows at once up to 2,000 images, and even batches of about 250 beyond:
+            then a batch is in memory, not the layers, and the time grows with N alone.
         permutations: Drawn for the null; 0 leaves it out.
         level: Quantile of the null that is given.
         seed: Of the permutations and of the rows they are drawn of.
@@ -112,7 +112,7 @@ def cka_map(
         A row a pair: ``layer``, ``other``, ``measure`` ("cka"), ``value``, ``n``, ``convention``, then, for the unbiased
         estimator, ``null``, the ``level`` quantile of the permuted value, ``p``, the share of permutations that reach the
         value (one-sided; the value itself counts as one of them), and ``null_map``, the quantile of the largest permuted
-        value of the map (off the diagonal, where a model is compared with itself).
+        value of the map (off the diagonal, where a model is compared with itself), and ``level``.
 
     Raises:
         ValueError: As :func:`cka`; or if there are no layers.
@@ -136,11 +136,12 @@ def cka_map(
     table = table.assign(measure="cka", value=value.flatten().cpu().numpy(), n=n, convention=_how(estimator, batch_size))
     if permutations and estimator == "unbiased":
         drawn = _null(xs, ys, n, batch_size, permutations=permutations, seed=seed)  # (permutations, layers, others)
-        reached = (drawn >= value.cpu().numpy()).sum(0)
-        pairs = drawn if others is not None or len(xs) == 1 else drawn[:, ~np.eye(len(xs), dtype=bool)]
+        reached = (drawn >= value.cpu().numpy()).sum(0) + np.where(value.isnan().cpu(), np.nan, 0)
         table["null"] = np.quantile(drawn, level, axis=0).ravel()
         table["p"] = ((1 + reached) / (1 + permutations)).ravel()
-        table["null_map"] = np.quantile(pairs.reshape(permutations, -1).max(1), level)
+        alone = np.eye(len(xs), dtype=bool) if others is None and len(xs) > 1 else np.zeros_like(reached, dtype=bool)
+        table["null_map"] = np.quantile(np.where(alone | np.isnan(drawn), -np.inf, drawn).max((1, 2)), level)
+        table["level"] = level
     return table
 
 
@@ -208,7 +209,7 @@ def _ratios(xs: Sequence[Matrix], ys: Sequence[Matrix] | None, estimator: Estima
     cross, own_x, own_y = sums
     value = cross / (own_x[:, None] * own_y).sqrt()
     if torch.isnan(value).any():
-        warnings.warn("CKA of features in which nothing varies: 0 / 0, so NaN.", RuntimeWarning, stacklevel=4)
+        warnings.warn("CKA of features in which nothing varies: 0 / 0, so NaN.", RuntimeWarning, stacklevel=3)
     return value, used
 
 
@@ -219,7 +220,7 @@ def _even(n: int) -> int | None:
 
 def _precision(zs: list[Matrix]) -> torch.dtype:
     """Returns what products are made in: float32 where nothing finer is stored and there is much to do."""
-    single = all(dtype(z) != torch.float64 for z in zs) and sum(len(z) * z.shape[1] for z in zs) > moments.LARGE
+    single = all(dtype(z) != torch.float64 for z in zs) and sum(len(z) * z.shape[1] for z in zs) > LARGE
     return torch.float32 if single else torch.float64
 
 

@@ -100,4 +100,4 @@ def _leading(x: Float[Tensor, "n d"], keep: float) -> Float[Tensor, "n k"]:
 
 
 def _warn(name: str) -> None:
-    warnings.warn(f"{name} of features in which nothing varies: 0 / 0, so NaN.", RuntimeWarning, stacklevel=4)
+    warnings.warn(f"{name} of features in which nothing varies: 0 / 0, so NaN.", RuntimeWarning, stacklevel=3)
