@@ -1,0 +1,157 @@
+"""The papers on where to cut and what to choose: each runs as a sweep at smoke scale, and reads planted tables rightly."""
+
+import pandas as pd
+import pytest
+import torch
+
+from workbench.papers import duality, guillotine, rankme
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# Guillotine
+
+
+@pytest.fixture(scope="module")
+def cuts(tmp_path_factory):
+    out = tmp_path_factory.mktemp("guillotine")
+    settings = {"scale": "smoke", "seeds": [0], "conditions": ["SimCLR", "same class, redrawn"], "workers": 0, "progress": False}
+    return out, settings, guillotine.reproduce(out, **settings)
+
+
+def test_every_layer_is_asked_every_task_beside_the_controls(cuts):
+    _, _, table = cuts
+    assert list(dict.fromkeys(table["condition"])) == ["raw pixels", "untrained", "SimCLR", "same class, redrawn"]
+    trained = table[table["condition"] == "SimCLR"]
+    layers = [f"backbone.stage{i}" for i in (1, 2, 3)] + ["backbone", "projector.0", "projector.1", "projector"]
+    assert list(dict.fromkeys(trained["layer"])) == layers
+    asked = trained.groupby(["layer", "probe"])["task"].apply(set)
+    for layer in layers:
+        assert asked[layer, "LinearProbe"] == asked[layer, "KNNProbe"] == {"label", "plain garments", "sprites"}
+        assert asked[layer, "RidgeProbe"] == set(guillotine.DRAWN)
+    assert set(table[table["condition"] == "raw pixels"]["layer"]) == {"pixels"}
+    assert not trained.duplicated(["layer", "task", "probe"]).any()
+
+
+def test_what_stands_is_not_trained_again(cuts, monkeypatch):
+    out, settings, table = cuts
+    monkeypatch.setattr(guillotine, "train", lambda *a, **k: pytest.fail("trained again"))
+    pd.testing.assert_frame_equal(guillotine.reproduce(out, **settings), table)
+
+
+def test_all_conditions_start_from_the_same_weights():
+    a, b = (guillotine.fresh(scale="smoke", seed=3) for _ in range(2))
+    other = guillotine.fresh(scale="smoke", seed=4)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    assert not torch.equal(next(a.parameters()), next(other.parameters()))
+
+
+def planted_cuts():
+    values = {"backbone": [0.6, 0.5], "projector.0": [0.7, 0.8], "projector": [0.2, 0.4]}
+    rows = [
+        {
+            "condition": "A",
+            "seed": s,
+            "layer": layer,
+            "task": "x",
+            "probe": "RidgeProbe",
+            "measure": "r2",
+            "value": v,
+            "chance": 0.0,
+        }
+        for layer, both in values.items()
+        for s, v in enumerate(both)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_the_best_cut_of_a_planted_table():
+    found = guillotine.best_cut(planted_cuts()).iloc[0]
+    assert found["best"] == "projector.0" and found["best_points"] == pytest.approx(75)
+    assert found["backbone"] == pytest.approx(55) and found["head"] == pytest.approx(30)
+    assert found["cut"] == pytest.approx(25) and found["cut_std"] == pytest.approx(pd.Series([40, 10]).std())
+
+
+def test_layers_are_counted_from_the_first():
+    wide = guillotine.by_depth(planted_cuts())
+    assert wide["depth"].tolist() == [0, 1, 2] * 2 and wide["x"].tolist() == pytest.approx([60, 70, 20, 50, 80, 40])
+
+
+# RankMe
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    sweeps = {"SimCLR": {"temperature": [0.1, 0.2], "lr": [2e-3, 2e-2]}, "VICReg": {"covariance": [1.0]}}
+    settings = {"scale": "smoke", "seeds": [0, 1], "sweeps": sweeps, "workers": 0, "progress": False}
+    out = tmp_path_factory.mktemp("rankme")
+    return out, rankme.reproduce(out, **settings)
+
+
+def test_a_row_stands_in_every_sweep_it_belongs_to_and_is_trained_once(runs):
+    out, table = runs
+    assert table.groupby(["method", "sweep"]).size().to_dict() == {
+        ("SimCLR", "lr"): 4, ("SimCLR", "temperature"): 4, ("VICReg", "covariance"): 2,
+    }  # fmt: skip
+    assert len(list(out.glob("*/run.json"))) == 8
+    base = table[(table["method"] == "SimCLR") & (table["setting"].isin([0.2, 2e-3]))]
+    per_seed = base.groupby("seed")[[*rankme.BEST, *rankme.TARGETS]].nunique()
+    assert (per_seed == 1).all(axis=None)
+    assert table[[*rankme.BEST, *rankme.TARGETS]].notna().all(axis=None)
+
+
+def test_the_measures_are_those_of_the_run(runs):
+    import workbench as wb
+
+    out, table = runs
+    path = next(p.parent for p in out.glob("*/run.json") if "lr=0.02" in p.parent.name and "seed=1" in p.parent.name)
+    model = wb.Run(path).model()
+    z = wb.extract(model, wb.garments(512)[:256], "projector", progress=False)["projector"]
+    row = table[(table["setting"] == 2e-2) & (table["seed"] == 1)].iloc[0]
+    assert row["rankme"] == pytest.approx(float(wb.rankme(z)), rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:differs less")
+def test_regrets_of_every_target(runs):
+    found = rankme.regrets(runs[1])
+    assert set(found["target"]) == set(rankme.TARGETS) and set(found["measure"]) == {*rankme.BEST, "oracle", "random"}
+    assert (found["regret"] >= -1e-9).all()
+
+
+def test_a_setting_that_the_method_has_not(tmp_path):
+    with pytest.raises(KeyError, match="there is no 'covariance'; there are temperature, lr, weight_decay"):
+        rankme.train(tmp_path, method="SimCLR", scale="smoke", covariance=1.0)
+
+
+# Duality
+
+
+def test_the_chain_is_trained_and_measured(tmp_path, monkeypatch):
+    monkeypatch.setitem(duality.STUDIES, "few", [{"loss": "VICReg-exp"}, {"loss": "SimCLR, standardised", "dimensions": 8}])
+    table = duality.reproduce(tmp_path, scale="smoke", seeds=[0], studies=["few"], workers=0, progress=False)
+    assert table["loss"].tolist() == ["VICReg-exp", "SimCLR, standardised"]
+    measured = [f"{m} {part}" for part in ("backbone", "projector") for m in ("linear", "knn", "rankme", "gram", "covariance")]
+    assert set(measured) <= set(table) and table[measured].notna().all(axis=None)
+    assert (table["rankme projector"] <= [16, 8]).all()
+
+
+@pytest.mark.parametrize("name", duality.LOSSES)
+def test_every_loss_takes_a_temperature_or_none(name):
+    assert duality.LOSSES[name](None) is not None
+    with_one = duality.LOSSES[name](0.3)
+    assert getattr(with_one, "temperature", 0.3) == 0.3
+
+
+def test_off_diagonals_of_orthogonal_and_equal_samples():
+    eye = torch.cat([torch.eye(4), -torch.eye(4)])
+    found = duality.off_diagonals(eye)
+    assert sorted(found["gram"].tolist()) == [-1] * 4 + [0] * 24
+    assert found["covariance"].abs().max() == 0
+    equal = torch.randn(6, 1).expand(6, 3)
+    torch.testing.assert_close(duality.off_diagonals(equal)["covariance"], torch.ones(3, dtype=torch.float64))
