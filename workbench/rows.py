@@ -103,7 +103,8 @@ def check_row(folder: Path, record: Settings) -> None:
     then, now = ({"task": r["task"], **r["settings"]} for r in (json.loads(path.read_text(encoding="utf-8")), record))
     differ = [k for k in {**then, **now} if (k in then) != (k in now) or not _equal(then[k], now[k])]
     if differ:
-        said = "; ".join(f"{k} was {then.get(k, 'not set')!r}, is {now.get(k, 'not set')!r}" for k in differ)
+        shown = [{k: repr(v) for k, v in record.items()} for record in (then, now)]
+        said = "; ".join(f"{k} was {shown[0].get(k, 'not set')}, is {shown[1].get(k, 'not set')}" for k in differ)
         raise ValueError(f"{folder} was made with other settings: {said[:800]}. Use those, or give another folder.")
 
 

@@ -88,8 +88,8 @@ def sweep(
         fixed: Settings of all rows, which are not part of their names.
         scheduler: Any Dask cluster that sees the same files: ``"tcp://host:8786"``, a scheduler file, a cluster or a client. By
             default processes are started here, with one thread each, which end when this process does.
-        workers: How many rows run at a time: by default as many as there are cores, or on a cluster as many as it takes. 0 runs
-            one after the other in this process, without Dask.
+        workers: How many rows run at a time: by default as many as there are cores (name fewer where they share a GPU), or on a
+            cluster as many as it takes. 0 runs one after the other in this process, without Dask.
         retry_failed: Whether rows that failed are run again.
         progress: Whether to show a bar, and the step of each row that runs.
 
@@ -136,7 +136,7 @@ class Book:
         fixed: Mapping[str, Any] | None = None,
         retry_failed: bool = False,
     ) -> None:
-        self.task, self.out, self.rows = task, out, read_rows(table, fixed or {})
+        self.task, self.out, self.rows = task, out.resolve(), read_rows(table, fixed or {})
         self.states = {name: state(out / name) for name in self.rows}
         if retry_failed:
             self.states = {name: "waiting" if found == "failed" else found for name, found in self.states.items()}
@@ -223,8 +223,8 @@ def _there(client: "Client", book: Book, watch: "_Watch", *, at_once: int) -> No
     while left or flying:
         while left and len(flying) < at_once:
             name = left.pop()
-            folder = str((book.out / name).resolve())
-            flying[name] = client.submit(run_row, task, folder, book.record(name), key=f"{name}-{uuid.uuid4().hex}", pure=False)
+            arguments = (task, str(book.out / name), book.record(name))
+            flying[name] = client.submit(run_row, *arguments, key=f"{name}-{uuid.uuid4().hex}", pure=False)
         for name in [name for name, future in flying.items() if future.done()]:
             if _ended(flying.pop(name), book.out / name):
                 book.ended(name)
@@ -293,7 +293,7 @@ def _processes(n: int) -> Iterator["Client"]:
 
 
 async def _end(nannies: list["Nanny"]) -> None:
-    await asyncio.gather(*(nanny.close(timeout=0.1) for nanny in nannies))
+    await asyncio.gather(*(nanny.close(timeout=0.5) for nanny in nannies), return_exceptions=True)
 
 
 def dask_setup(_: Any) -> None:

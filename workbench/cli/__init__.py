@@ -40,9 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns 0, 1 after a failure, 2 where the command line is wrong, 130 after Ctrl-C."""
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
-    parser = _parser(argv)
     try:
-        args = parser.parse_args([a for a in argv if a != "--debug"])
+        args = _parser(argv).parse_args([a for a in argv if a != "--debug"])
         args.run_verb(args)
         sys.stdout.flush()
     except SystemExit as stop:  # argparse ends with 2 after a mistake, with 0 after --help
