@@ -241,7 +241,12 @@ def test_fixed_projectors():
     assert len({tuple(z[0].tolist()) for z in kept}) > 1
     assert all(any(torch.equal(column, h[:, j]) for j in range(12)) for z in kept for column in z.T)
     assert torch.equal(resampled.eval()(h), h)
+    reweighted = FixedProjector(12, 5, kind="reweighted", decay=0.5)
+    assert torch.allclose(reweighted(h), h[:, :5] * torch.tensor([1, 0.5, 0.25, 0.125, 0.0625]))
+    assert torch.equal(build(describe(reweighted))(h), reweighted(h))
+    with pytest.raises(ValueError, match="decay lies above 0 and at most at 1, but is 1.5"):
+        FixedProjector(12, 5, kind="reweighted", decay=1.5)
     with pytest.raises(ValueError, match="from 1 to 12 of 12 dimensions, but dim is 13"):
         FixedProjector(12, 13)
-    with pytest.raises(ValueError, match="one of diagonal, orthogonal, resampled"):
+    with pytest.raises(ValueError, match="one of diagonal, orthogonal, resampled, reweighted"):
         FixedProjector(12, 3, kind="random")

@@ -1,10 +1,11 @@
 """The papers on where to cut and what to choose: each runs as a sweep at smoke scale, and reads planted tables rightly."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from workbench.papers import duality, guillotine, rankme
+from workbench.papers import duality, guillotine, projection_head, rankme
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -155,3 +156,43 @@ def test_off_diagonals_of_orthogonal_and_equal_samples():
     assert found["covariance"].abs().max() == 0
     equal = torch.randn(6, 1).expand(6, 3)
     torch.testing.assert_close(duality.off_diagonals(equal)["covariance"], torch.ones(3, dtype=torch.float64))
+
+
+# The projection head
+
+STRENGTH, KEPT = [1, 1, 0.3, 1, 2.0], [1, 0.1, 0.9, 0.5, 0.3]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_gradient_descent_ends_at_the_closed_form(depth):
+    settings = {"steps": 8000, "lr": 0.02} if depth == 3 else {}
+    found = projection_head.trained(STRENGTH, KEPT, depth=depth, seed=1, **settings)
+    want = projection_head.predicted(STRENGTH, KEPT, depth=depth)
+    pd.testing.assert_frame_equal(found, want, rtol=1e-6)
+
+
+def test_each_layer_makes_weights_more_unequal():
+    table = projection_head.predicted(STRENGTH, KEPT).groupby("layer")["weight"]
+    spread = (table.max() / table.min()).tolist()
+    assert spread[0] == 1 and spread[2] == pytest.approx(spread[1] ** 2) and spread[1] > 1
+
+
+def test_a_disrupted_feature_is_read_before_the_head_and_a_weak_one_after_it():
+    table = projection_head.predicted(STRENGTH, KEPT).pivot(index="layer", columns="feature", values="deviation")
+    read = {j: [projection_head.few_shot(table.loc[layer], feature=j) for layer in range(3)] for j in (2, 3)}
+    assert read[2][1] > read[2][2] + 0.05 and read[3][2] > read[3][1] + 0.05
+
+
+def test_few_shots_in_closed_form():
+    """A feature alone is read perfectly; one of deviation 0 is read by chance."""
+    assert projection_head.few_shot([1.0, 0.0], feature=1) == 1
+    assert abs(projection_head.few_shot([0.0, 1.0], feature=1, draws=20_000) - 0.5) < 5 * np.sqrt(0.25 / 20_000)
+
+
+def test_the_heads_are_trained_and_measured(tmp_path):
+    table = projection_head.reproduce(tmp_path, scale="smoke", seeds=[0], workers=0, progress=False)
+    assert set(table["condition"]) == set(projection_head.CONDITIONS) and set(table["layer"]) == {"backbone", "projector"}
+    none = table[table["condition"] == "none"].pivot(index="task", columns="layer", values="value")
+    assert np.allclose(none["backbone"], none["projector"])
+    with pytest.raises(ValueError, match=r"a strength above 0 and a kept share in \(0, 1\]"):
+        projection_head.predicted([1.0], [0.0])

@@ -4,6 +4,9 @@ Jing et al. (2022, table 2) replace SimCLR's projector by :math:`z = P h` with :
 than no projector; of low rank :math:`d_0`, orthogonal or diagonal, it does nearly as well as a trained one. With the diagonal of
 :math:`d_0` ones it is DirectCLR. Choosing other :math:`d_0` dimensions for every batch (their appendix F) is a control:
 then all dimensions are contrasted in turn, and nothing is left alone.
+
+Xue et al. (2024) find that what a trained linear projector does is to weigh features unequally, and put fixed weights in its
+place: :math:`z_i = \kappa^i h_i` with :math:`\kappa < 1`.
 """
 
 import torch
@@ -14,7 +17,7 @@ from workbench.distributed import from_first
 
 __all__ = ["FixedProjector"]
 
-KINDS = ("diagonal", "orthogonal", "resampled")
+KINDS = ("diagonal", "orthogonal", "resampled", "reweighted")
 
 
 class FixedProjector(nn.Module):
@@ -25,7 +28,8 @@ class FixedProjector(nn.Module):
         dim: Of the embedding, at most the width.
         kind: ``"diagonal"``, the first ``dim`` dimensions; ``"orthogonal"``, ``dim`` random orthonormal directions;
             ``"resampled"``, other ``dim`` dimensions for every batch in training (all in evaluation, so that the embedding is
-            the representation).
+            the representation); ``"reweighted"``, the first ``dim`` dimensions, each times ``decay`` to the power of its number.
+        decay: Above 0 and at most 1; the default leaves a hundredth of the weight after 128 dimensions.
         seed: Of the orthonormal directions.
 
     Raises:
@@ -36,18 +40,25 @@ class FixedProjector(nn.Module):
         tensor([[0., 1.]])
     """
 
-    def __init__(self, width: int, dim: int, *, kind: str = "diagonal", seed: int = 0) -> None:
+    def __init__(self, width: int, dim: int, *, kind: str = "diagonal", decay: float = 0.965, seed: int = 0) -> None:
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"a fixed projector is one of {', '.join(KINDS)}, but got {kind!r}")
         if not 1 <= dim <= width:
             raise ValueError(f"a fixed projector keeps from 1 to {width} of {width} dimensions, but dim is {dim}")
-        self.width, self.dim, self.kind, self.seed = width, dim, kind, seed
+        if not 0 < decay <= 1:
+            raise ValueError(f"decay lies above 0 and at most at 1, but is {decay}")
+        self.width, self.dim, self.kind, self.decay, self.seed = width, dim, kind, decay, seed
         if kind == "orthogonal":
             square = torch.randn(width, width, generator=torch.Generator().manual_seed(seed))
             self.register_buffer("directions", torch.linalg.qr(square).Q[:, :dim].contiguous(), persistent=False)
 
+        if kind == "reweighted":
+            self.register_buffer("weights", decay ** torch.arange(dim), persistent=False)
+
     def forward(self, h: Tensor) -> Tensor:
+        if self.kind == "reweighted":
+            return h[:, : self.dim] * self.weights
         if self.kind == "orthogonal":
             return h @ self.directions
         if self.kind == "diagonal":
