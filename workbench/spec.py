@@ -153,6 +153,17 @@ def available(package: ModuleType, kind: type) -> dict[str, Any]:
     return found
 
 
+def entry(known: Mapping[str, Any], name: str) -> Any:
+    """Returns ``known[name]``, or says what there is.
+
+    Raises:
+        KeyError: If there is nothing of that name.
+    """
+    if name not in known:
+        raise KeyError(f"there is no {name!r}; there are {', '.join(known)}")
+    return known[name]
+
+
 def names(package: str) -> dict[str, str]:
     """Returns the module of every public name in a package, read from the files' ``__all__`` without importing them.
 

@@ -14,7 +14,7 @@ References:
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,7 @@ from workbench.objectives.directclr import DirectCLR
 from workbench.objectives.simclr import SimCLR
 from workbench.probes import KNNProbe, LinearProbe, probe_layers
 from workbench.run import Run
+from workbench.spec import entry
 from workbench.train import Trainer
 from workbench.views.augment import Augment
 from workbench.views.rerender import Rerender
@@ -346,8 +347,8 @@ def recipe(condition: str, *, scale: str = "cpu", seed: int = 0) -> tuple[Encode
     Raises:
         KeyError: If there is no such condition or scale.
     """
-    s = _of(SCALES, scale)
-    _of(PUBLISHED, condition)
+    s = entry(SCALES, scale)
+    entry(PUBLISHED, condition)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = backbone(**s.backbone)
@@ -370,7 +371,7 @@ def train(
     Raises:
         KeyError: If there is no such condition, scale or kind of views.
     """
-    s, views_of = _of(SCALES, scale), _of(VIEWS, views)
+    s, views_of = entry(SCALES, scale), entry(VIEWS, views)
     model, objective = recipe(condition, scale=scale, seed=seed)
     trainer = Trainer(epochs=s.epochs, batch_size=s.batch_size, lr=s.lr, seed=seed)
     folder = Path(out) / f"{scale}-{views}-{condition.replace(' ', '-').lower()}-{seed}"
@@ -451,15 +452,9 @@ def summary(measures: pd.DataFrame) -> pd.DataFrame:
     return wide.loc[order].assign(published=pd.Series(PUBLISHED)).fillna("")
 
 
-def _of(known: dict[str, Any], name: str) -> Any:
-    if name not in known:
-        raise KeyError(f"there is no {name!r}; there are {', '.join(known)}")
-    return known[name]
-
-
 @functools.lru_cache(maxsize=2)
 def _images(scale: str) -> tuple[Images, Images]:
-    s = _of(SCALES, scale)
+    s = entry(SCALES, scale)
     return garments(s.images), garments(s.held_out, split="test")
 
 

@@ -38,6 +38,7 @@ from workbench.objectives.spectral_contrastive import SpectralContrastive
 from workbench.objectives.vicreg import VICReg
 from workbench.probes import KNNProbe, LinearProbe
 from workbench.run import Run
+from workbench.spec import entry
 from workbench.sweeping import grid, sweep
 from workbench.train import Trainer
 from workbench.views.augment import Augment
@@ -121,13 +122,13 @@ def train(
     Raises:
         KeyError: If there is no such loss or scale.
     """
-    s = _of(SCALES, scale)
+    s = entry(SCALES, scale)
     size = min(batch_size or s.batch_size, s.images // 2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_encoder(projector=(s.hidden, s.hidden, dimensions or s.dimensions), **s.backbone)
     trainer = Trainer(epochs=s.epochs, batch_size=size, lr=s.lr * (size / s.batch_size) ** 0.5, seed=seed)
-    objective = _of(LOSSES, loss)(temperature)
+    objective = entry(LOSSES, loss)(temperature)
     return trainer.fit(model, objective, _images(scale)[0], Augment(), out=out, resume=True, snapshots=2, progress=progress)
 
 
@@ -194,7 +195,7 @@ def reproduce(
     Raises:
         RuntimeError: If a training failed.
     """
-    table = [settings | {"seed": seed} for study in studies for settings in _of(STUDIES, study) for seed in seeds]
+    table = [settings | {"seed": seed} for study in studies for settings in entry(STUDIES, study) for seed in seeds]
     swept = sweep(row, table, out=out, fixed={"scale": scale}, workers=workers, scheduler=scheduler, progress=progress)
     failed = swept[swept["state"] == "failed"]
     if len(failed):
@@ -204,13 +205,7 @@ def reproduce(
     return swept.reindex(columns=[*settings, *measured])
 
 
-def _of(known: dict[str, Any], name: str) -> Any:
-    if name not in known:
-        raise KeyError(f"there is no {name!r}; there are {', '.join(known)}")
-    return known[name]
-
-
 @functools.lru_cache(maxsize=1)
 def _images(scale: str) -> tuple[Images, Images]:
-    s = _of(SCALES, scale)
+    s = entry(SCALES, scale)
     return garments(s.images), garments(s.held_out, split="test")

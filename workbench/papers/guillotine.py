@@ -37,6 +37,7 @@ from workbench.objectives.supervised import Supervised
 from workbench.objectives.vicreg import VICReg
 from workbench.probes import KNNProbe, LinearProbe, probe_layers
 from workbench.run import Run
+from workbench.spec import entry
 from workbench.sweeping import grid, sweep
 from workbench.train import Trainer
 from workbench.views.augment import Augment
@@ -112,7 +113,7 @@ def train(condition: str, out: str | Path, *, scale: str = "cpu", seed: int = 0,
     Raises:
         KeyError: If there is no such condition or scale.
     """
-    s, how = _of(SCALES, scale), _of(CONDITIONS, condition)
+    s, how = entry(SCALES, scale), entry(CONDITIONS, condition)
     trainer = Trainer(epochs=s.epochs, batch_size=s.batch_size, lr=s.lr, seed=seed)
     images = _images(scale)["garments"][0]
     parts = fresh(scale=scale, seed=seed), how.objective(), images, VIEWS[how.views](images)
@@ -121,7 +122,7 @@ def train(condition: str, out: str | Path, *, scale: str = "cpu", seed: int = 0,
 
 def fresh(*, scale: str = "cpu", seed: int = 0) -> Encoder:
     """Returns the network that every condition starts from with this seed."""
-    s = _of(SCALES, scale)
+    s = entry(SCALES, scale)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_encoder(projector=s.projector, **s.backbone)
@@ -238,15 +239,9 @@ def _probed(known: Features, seen: Features, data: str) -> list[pd.DataFrame]:
     return [t[keep].rename(columns={"factor": "task"}) for t in tables]
 
 
-def _of(known: dict[str, Any], name: str) -> Any:
-    if name not in known:
-        raise KeyError(f"there is no {name!r}; there are {', '.join(known)}")
-    return known[name]
-
-
 @functools.lru_cache(maxsize=1)
 def _images(scale: str) -> dict[str, tuple[Images, Images]]:
-    s = _of(SCALES, scale)
+    s = entry(SCALES, scale)
     few = min(s.images, 5_000)
     return {
         "garments": (garments(s.images), garments(s.held_out, split="test")),

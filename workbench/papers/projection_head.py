@@ -38,6 +38,7 @@ from workbench.models.fixed import FixedProjector
 from workbench.objectives.simclr import SimCLR
 from workbench.probes import LinearProbe, probe_layers
 from workbench.run import Run
+from workbench.spec import entry
 from workbench.sweeping import grid, sweep
 from workbench.train import Trainer
 from workbench.views.augment import Augment
@@ -171,9 +172,8 @@ def train(condition: str, out: str | Path, *, scale: str = "cpu", seed: int = 0,
     Raises:
         KeyError: If there is no such condition or scale.
     """
-    s = _of(SCALES, scale)
-    if condition not in CONDITIONS:
-        raise KeyError(f"there is no {condition!r}; there are {', '.join(CONDITIONS)}")
+    s = entry(SCALES, scale)
+    entry(dict.fromkeys(CONDITIONS), condition)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = backbone(**s.backbone)
@@ -227,13 +227,7 @@ def reproduce(
     return swept[["condition", "seed", "layer", "task", "measure", "value", "chance"]]
 
 
-def _of(known: dict[str, Any], name: str) -> Any:
-    if name not in known:
-        raise KeyError(f"there is no {name!r}; there are {', '.join(known)}")
-    return known[name]
-
-
 @functools.lru_cache(maxsize=1)
 def _images(scale: str) -> tuple[Images, Images]:
-    s = _of(SCALES, scale)
+    s = entry(SCALES, scale)
     return garments(s.images), garments(s.held_out, split="test")

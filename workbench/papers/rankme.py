@@ -37,6 +37,7 @@ from workbench.objectives.simclr import SimCLR
 from workbench.objectives.vicreg import VICReg
 from workbench.probes import LinearProbe, RidgeProbe
 from workbench.run import Run
+from workbench.spec import entry
 from workbench.sweeping import grid, sweep
 from workbench.train import Trainer
 from workbench.views.augment import Augment
@@ -109,9 +110,9 @@ def train(out: str | Path, *, method: str, scale: str = "cpu", seed: int = 0, pr
     Raises:
         KeyError: If there is no such method, scale or setting.
     """
-    s, known = _of(SCALES, scale), dict(_of(BASE, method))
+    s, known = entry(SCALES, scale), dict(entry(BASE, method))
     for name in settings:
-        _of(known, name)
+        entry(known, name)
     known |= settings
     lr, decay = known.pop("lr"), known.pop("weight_decay")
     with torch.random.fork_rng(devices=[]):
@@ -129,7 +130,7 @@ def measure(run: Run, *, scale: str = "cpu") -> dict[str, float]:
     RankMe (``rankme`` of the embeddings, the paper's; ``rankme_backbone`` of the representation) and alpha-ReQ (of the
     representation) are taken of training images, LiDAR of embeddings of ten of the run's own views of each of some.
     """
-    s, parts = _of(SCALES, scale), _images(scale)
+    s, parts = entry(SCALES, scale), _images(scale)
     model = run.model().to("cuda" if torch.cuda.is_available() else "cpu")
     layers = ["backbone", "projector"]
     known = extract(model, parts["label"][0][: s.measured], layers, progress=False)
@@ -210,15 +211,9 @@ def regrets(table: pd.DataFrame, *, plateau: float = 0.05) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _of(known: dict[str, Any], name: str) -> Any:
-    if name not in known:
-        raise KeyError(f"there is no {name!r}; there are {', '.join(known)}")
-    return known[name]
-
-
 @functools.lru_cache(maxsize=1)
 def _images(scale: str) -> dict[str, tuple[Images, Images]]:
-    s = _of(SCALES, scale)
+    s = entry(SCALES, scale)
     few = min(s.images, 5_000)
     return {
         "label": (garments(s.images), garments(s.held_out, split="test")),
