@@ -93,7 +93,7 @@ def test_the_row_of_an_image_does_not_depend_on_its_batch_in_evaluation(body):
 def test_convnet_widths_double_and_the_map_halves():
     table = layer_widths(ConvNet(8, depth=3), image_size=32)
     assert list(table["shape"]) == [(8, 16, 16), (16, 8, 8), (32, 4, 4)]
-    assert ConvNet(8, depth=3).out == 32
+    assert ConvNet(8, depth=3).out == 32 and ConvNet(8, depth=3, last=5)(torch.ones(1, 3, 32, 32)).shape == (1, 5)
 
 
 def test_convnet_first_stage_is_the_convolution_written_out():

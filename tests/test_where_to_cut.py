@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from workbench.papers import duality, guillotine, projection_head, rankme
+from workbench.papers import duality, expand_or_narrow, guillotine, projection_head, rankme
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -196,3 +196,22 @@ def test_the_heads_are_trained_and_measured(tmp_path):
     assert np.allclose(none["backbone"], none["projector"])
     with pytest.raises(ValueError, match=r"a strength above 0 and a kept share in \(0, 1\]"):
         projection_head.predicted([1.0], [0.0])
+
+
+# Expand or narrow
+
+
+def test_widths_and_projectors_are_trained_and_measured(tmp_path):
+    table = expand_or_narrow.reproduce(tmp_path, scale="smoke", seeds=[0], workers=0, progress=False)
+    assert table.groupby("objective")["width"].apply(set).to_dict() == {
+        "untrained": {4, 16}, "SimCLR": {4, 16}, "supervised": {4, 16},
+    }  # fmt: skip
+    assert set(table["linear"].dropna()) == {2, 8} and table.drop(columns="linear").notna().all(axis=None)
+    assert table["sparsity"].between(0, 100).all() and (table["rankme"] <= table["width"] + 0.01).all()
+
+
+def test_a_two_layer_probe_reads_what_a_linear_one_cannot():
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(3000, 2, generator=g)
+    y = pd.Series((z[:, 0] * z[:, 1] > 0).numpy().astype(int))
+    assert expand_or_narrow.mlp_probe(z[:2000], y[:2000], z[2000:], y[2000:]) > 0.9

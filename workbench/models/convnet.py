@@ -19,6 +19,7 @@ class ConvNet(nn.Module):
 
     Arguments:
         width: Channels of the first stage; the representation has ``D = width * 2^(depth - 1)``, kept in ``out``.
+        last: Channels of the last stage, and so D, in place of those.
         depth: Number of stages; images of 32 pixels are 2 pixels wide after four, images of 64 after five.
         channels: Of the images.
         residual_last: Whether one more stage follows, ``x -> ReLU(x + F(x))`` of the same width. DirectCLR needs it: the
@@ -30,12 +31,15 @@ class ConvNet(nn.Module):
         torch.Size([2, 128])
     """
 
-    def __init__(self, width: int = 16, *, depth: int = 4, channels: int = 3, residual_last: bool = False) -> None:
+    def __init__(
+        self, width: int = 16, *, last: int | None = None, depth: int = 4, channels: int = 3, residual_last: bool = False
+    ) -> None:
         super().__init__()
-        if width < 1 or depth < 1:
-            raise ValueError(f"a ConvNet has a width and a depth of at least 1, but got width={width}, depth={depth}")
-        self.width, self.depth, self.channels, self.residual_last = width, depth, channels, residual_last
+        if min(width, depth, 1 if last is None else last) < 1:
+            raise ValueError(f"a ConvNet's width, depth and last are at least 1, but got {width}, {depth} and {last}")
+        self.width, self.last, self.depth, self.channels, self.residual_last = width, last, depth, channels, residual_last
         widths = [channels] + [width * 2**i for i in range(depth)]
+        widths[-1] = last or widths[-1]
         for i, (a, b) in enumerate(pairwise(widths), 1):
             conv = nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False)
             self.add_module(f"stage{i}", nn.Sequential(conv, nn.BatchNorm2d(b), nn.ReLU()))
