@@ -134,7 +134,7 @@ def test_residual_connection_brings_the_loss_to_every_channel():
 
 
 def test_convnet_says_what_is_wrong():
-    with pytest.raises(ValueError, match="a width and a depth of at least 1, but got width=16, depth=0"):
+    with pytest.raises(ValueError, match="a width, a depth and a last width of at least 1, but got width=16, depth=0, last=None"):
         ConvNet(depth=0)
 
 
