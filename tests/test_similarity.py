@@ -234,6 +234,8 @@ def test_wrong_words_are_refused():
         cka_map({})
     with pytest.raises(ValueError, match="no layers to compare"):
         cka_map({"a": x}, {})
+    with pytest.raises(TypeError, match="layer names and their matrices, such as Features, but got Tensor"):
+        cka_map({"a": x}, y)
 
 
 # --- CKA: other implementations ---------------------------------------------------------------------------------------------

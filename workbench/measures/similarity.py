@@ -126,6 +126,9 @@ def cka_map(
         2   head  stage     cka  64
         3   head   head     cka  64
     """
+    for given in (features, others):
+        if given is not None and not isinstance(given, Mapping):
+            raise TypeError(f"a map takes layer names and their matrices, such as Features, but got {type(given).__name__}.")
     if not features or (others is not None and not others):
         raise ValueError("there are no layers to compare: give layer names and their matrices.")
     xs, ys = list(features.values()), None if others is None else list(others.values())
