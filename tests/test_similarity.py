@@ -384,7 +384,7 @@ def test_the_null_of_mutual_neighbours_is_k_of_the_others():
 
 @pytest.mark.parametrize("n", [60, 700])
 def test_the_null_of_a_map_is_that_of_its_pairs(n):
-    """Permuted in full below 256 rows; of 256 rows and scaled above."""
+    """Permuted in full up to 128 rows; of 128 rows and scaled above."""
     x, y = related(n, 12, 6, noise=0.5)
     table = cka_map({"x": x}, {"y": y}, permutations=1000, seed=3)
     null = permutation_null(cka, x, y, permutations=400, seed=1)

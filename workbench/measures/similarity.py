@@ -41,7 +41,7 @@ Estimator = Literal["unbiased", "biased"]
 BLOCK = 1 << 24  # entries of Gram matrices held at a time: 128 MB
 ROWS = 2048  # summed in the precision of the products before float64
 LARGE = 1 << 22  # entries from which float32 products pay
-NULL_ROWS = 256  # of which the null of a map is taken
+NULL_ROWS = 128  # of which the null of a map is taken
 
 
 @invariant_to("scale", "rotation", "order", "shift")
@@ -95,7 +95,7 @@ def cka_map(
 
     Beside each value stands what it would be if the images of the two did not belong together. Over all permutations of one
     set of n rows the unbiased CKA has mean 0 and variance 2 / (n (n - 3)) exactly, whatever the features; the shape of its
-    law depends on their spectra. So ``permutations`` are drawn of at most 256 rows, the same for all layers, and their
+    law depends on their spectra. So ``permutations`` are drawn of at most 128 rows, the same for all layers, and their
     values scaled to n. The largest value of a whole map is larger than that of one pair: ``null_map`` is for it.
 
     Arguments:
