@@ -1,6 +1,7 @@
 """Training: stopped anywhere and resumed it gives the same weights, and what goes wrong says what to do."""
 
 import itertools
+import json
 import math
 import os
 import signal
@@ -165,6 +166,19 @@ def test_the_rate_of_what_an_objective_names_undecayed_stays_high():
         assert rates[-1][0] == step.lr
     assert [high for _, high in rates] == [trainer.lr * min(1, k / (0.1 * 96)) for k in range(1, 97)]
     assert rates[-1][0] == 0 and rates[5][0] == rates[5][1]
+
+
+def test_a_run_from_before_an_argument_came_goes_on_where_its_default_is_meant(tmp_path):
+    trainer, parts = setup(epochs=2)
+    run = trainer.fit(*parts, out=tmp_path / "run", minutes=0, progress=False)
+    older = json.loads((run.path / "run.json").read_text())
+    del older["model"]["backbone"]["residual_last"]
+    (run.path / "run.json").write_text(json.dumps(older))
+    assert trainer.fit(*setup(epochs=2)[1], out=run.path, resume=True, progress=False).finished
+    older["model"]["backbone"]["width"] = 4
+    (run.path / "run.json").write_text(json.dumps(older))
+    with pytest.raises(ValueError, match=r"made with other settings: model.backbone was .*'width': 4"):
+        trainer.fit(*setup(epochs=2)[1], out=run.path, resume=True, progress=False)
 
 
 def test_two_trainings_do_not_write_into_one_run(tmp_path):

@@ -549,6 +549,8 @@ def _same(run: Run, spec: dict[str, Any]) -> None:
     differences = []
     for part in parts:
         then, now = run.spec.get(part) or {}, spec[part] or {}
+        if then != now and part != "images":
+            then = _in_words_of_today(run, part, then)
         for key in sorted(set(then) | set(now)):
             if then.get(key) != now.get(key):
                 differences.append(f"{part}.{key} was {then.get(key)!r}, is {now.get(key)!r}")
@@ -556,6 +558,14 @@ def _same(run: Run, spec: dict[str, Any]) -> None:
         raise ValueError(
             f"{run.path} was made with other settings: {'; '.join(differences)[:800]}. Use those, or give another folder."
         )
+
+
+def _in_words_of_today(run: Run, part: str, then: dict[str, Any]) -> dict[str, Any]:
+    """A description as this code would write it: an argument that has come since, at its default, changes nothing."""
+    try:
+        return json.loads(json.dumps(describe(run.built(part))))
+    except (ValueError, TypeError):
+        return then
 
 
 def _commit() -> str | None:
