@@ -235,6 +235,8 @@ def test_failed_rows_say_why_and_run_again_when_asked(tasks):
     assert any("raise ValueError" in line for line in failure["traceback"])
     here(task, table)
     assert told("out", "begin") == {"x=1": 1, "x=2": 1, "x=3": 1}
+    with pytest.raises(RuntimeError, match=r"1 rows of the sweep in out failed, the first, x=2, with ValueError: two is not"):
+        here(task, table, strict=True)
     again = here(task, table, retry_failed=True)
     assert again["state"].tolist() == ["done", "failed", "done"]
     Path("out/mended").touch()

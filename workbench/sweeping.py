@@ -72,6 +72,7 @@ def sweep(
     scheduler: Any = None,
     workers: int | None = None,
     retry_failed: bool = False,
+    strict: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Calls ``task(out=folder, **settings)`` for every row that is not finished, and returns one tidy table of all rows.
@@ -91,6 +92,7 @@ def sweep(
         workers: How many rows run at a time: by default as many as there are cores (name fewer where they share a GPU), or on a
             cluster as many as it takes. 0 runs one after the other in this process, without Dask.
         retry_failed: Whether rows that failed are run again.
+        strict: Whether rows that failed are an error, once the others have ended.
         progress: Whether to show a bar, and the step of each row that runs.
 
     Returns:
@@ -100,7 +102,7 @@ def sweep(
     Raises:
         ValueError: If a row's folder was made with other settings or by another task, or two rows would share a folder.
         TypeError: If the task does not take the settings, or JSON cannot hold them.
-        RuntimeError: If another process sweeps in ``out``, or the cluster is lost.
+        RuntimeError: If another process sweeps in ``out``, or the cluster is lost; if a row failed and ``strict`` is true.
         ConnectionError: If no scheduler answers.
         KeyboardInterrupt: After Ctrl-C; the message says how to go on.
     """
@@ -121,7 +123,12 @@ def sweep(
             raise KeyboardInterrupt(said) from None
         finally:
             book.write()
-    return book.table()
+    found = book.table()
+    failed = found[found["state"] == "failed"]
+    if strict and len(failed):
+        first = failed.iloc[0]
+        raise RuntimeError(f"{len(failed)} rows of the sweep in {out} failed, the first, {first['run']}, with {first['error']}")
+    return found
 
 
 class Book:

@@ -196,10 +196,8 @@ def reproduce(
         RuntimeError: If a training failed.
     """
     table = [settings | {"seed": seed} for study in studies for settings in entry(STUDIES, study) for seed in seeds]
-    swept = sweep(row, table, out=out, fixed={"scale": scale}, workers=workers, scheduler=scheduler, progress=progress)
-    failed = swept[swept["state"] == "failed"]
-    if len(failed):
-        raise RuntimeError(f"{len(failed)} rows of the sweep failed, the first with {failed['error'].iloc[0]}; see {out}")
+    how = {"workers": workers, "scheduler": scheduler, "progress": progress}
+    swept = sweep(row, table, out=out, fixed={"scale": scale}, retry_failed=True, strict=True, **how)
     settings = ["loss", "seed", "temperature", "dimensions", "batch_size"]
     measured = [c for c in swept if c.rpartition(" ")[2] in ("backbone", "projector")]
     return swept.reindex(columns=[*settings, *measured])

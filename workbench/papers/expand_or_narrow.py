@@ -183,10 +183,8 @@ def reproduce(
         "projector": grid(objective="SimCLR", width=[s.widths[1], s.widths[-2]], linear=list(s.narrow), seed=list(seeds)),
     }
     table = [settings for study in studies for settings in entry(known, study)]
-    swept = sweep(row, table, out=out, fixed={"scale": scale}, workers=workers, scheduler=scheduler, progress=progress)
-    failed = swept[swept["state"] == "failed"]
-    if len(failed):
-        raise RuntimeError(f"{len(failed)} rows of the sweep failed, the first with {failed['error'].iloc[0]}; see {out}")
+    how = {"workers": workers, "scheduler": scheduler, "progress": progress}
+    swept = sweep(row, table, out=out, fixed={"scale": scale}, retry_failed=True, strict=True, **how)
     settings = ["objective", "width", "linear", "seed"]
     about = {*settings, "run", "scale", "state", "seconds", "error"}
     return swept.reindex(columns=[*settings, *(c for c in swept if c not in about)])

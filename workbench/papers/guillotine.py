@@ -184,10 +184,8 @@ def reproduce(
         Columns condition, seed, layer, task, probe, measure, value, chance.
     """
     table = [{"condition": "raw pixels", "seed": 0}, *grid(condition=["untrained", *conditions], seed=list(seeds))]
-    swept = sweep(row, table, out=out, fixed={"scale": scale}, workers=workers, scheduler=scheduler, progress=progress)
-    failed = swept[swept["state"] == "failed"]
-    if len(failed):
-        raise RuntimeError(f"{len(failed)} rows of the sweep failed, the first with {failed['error'].iloc[0]}; see {out}")
+    how = {"workers": workers, "scheduler": scheduler, "progress": progress}
+    swept = sweep(row, table, out=out, fixed={"scale": scale}, retry_failed=True, strict=True, **how)
     return swept[["condition", "seed", "layer", "task", "probe", "measure", "value", "chance"]]
 
 

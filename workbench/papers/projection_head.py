@@ -220,10 +220,8 @@ def reproduce(
         RuntimeError: If a training failed.
     """
     table = grid(condition=list(CONDITIONS), seed=list(seeds))
-    swept = sweep(row, table, out=out, fixed={"scale": scale}, workers=workers, scheduler=scheduler, progress=progress)
-    failed = swept[swept["state"] == "failed"]
-    if len(failed):
-        raise RuntimeError(f"{len(failed)} rows of the sweep failed, the first with {failed['error'].iloc[0]}; see {out}")
+    how = {"workers": workers, "scheduler": scheduler, "progress": progress}
+    swept = sweep(row, table, out=out, fixed={"scale": scale}, retry_failed=True, strict=True, **how)
     return swept[["condition", "seed", "layer", "task", "measure", "value", "chance"]]
 
 

@@ -191,10 +191,8 @@ def reproduce(
         for value, seed in ((r["value"], r["seed"]) for r in grid(value=values, seed=list(seeds)))
     ]
     table = [{k: v for k, v in w.items() if k not in ("sweep", "setting")} for w in wanted]
-    swept = sweep(row, table, out=out, fixed={"scale": scale}, workers=workers, scheduler=scheduler, progress=progress)
-    failed = swept[swept["state"] == "failed"]
-    if len(failed):
-        raise RuntimeError(f"{len(failed)} rows of the sweep failed, the first with {failed['error'].iloc[0]}; see {out}")
+    how = {"workers": workers, "scheduler": scheduler, "progress": progress}
+    swept = sweep(row, table, out=out, fixed={"scale": scale}, retry_failed=True, strict=True, **how)
     keys = [k for k in ["method", *{k: 0 for base in BASE.values() for k in base}, "seed"] if k in swept]
     joined = pd.DataFrame(wanted).merge(swept[[*keys, *BEST, *TARGETS]], on=keys, how="left", validate="many_to_one")
     return joined[["method", "sweep", "setting", "seed", *BEST, *TARGETS]]
