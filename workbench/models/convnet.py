@@ -36,9 +36,8 @@ class ConvNet(nn.Module):
     ) -> None:
         super().__init__()
         if min(width, depth, 1 if last is None else last) < 1:
-            raise ValueError(
-                f"a ConvNet has a width, a depth and a last width of at least 1, but got width={width}, depth={depth}, last={last}"
-            )
+            given = f"width={width}, depth={depth}, last={last}"
+            raise ValueError(f"a ConvNet has a width, a depth and a last width of at least 1, but got {given}")
         self.width, self.last, self.depth, self.channels, self.residual_last = width, last, depth, channels, residual_last
         widths = [channels] + [width * 2**i for i in range(depth)]
         widths[-1] = last or widths[-1]
