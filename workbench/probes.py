@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,7 @@ from workbench.estimators import (
 from workbench.logistic import softmax_regression
 from workbench.measures.moments import gram
 
-__all__ = ["KNNProbe", "LinearProbe", "RidgeProbe", "probe_layers"]
+__all__ = ["KNNProbe", "LinearProbe", "RidgeProbe", "probe_layers", "readings"]
 
 
 class LinearProbe(Estimator):
@@ -283,35 +283,53 @@ def probe_layers(
 
             probe_layers(extract(model, images, layers), extract(model, held_out, layers), factor="label")
     """
+    _ask(train, test, probe)
+    names = legible(train.factors, test.factors) if factor is None else [factor] if isinstance(factor, str) else list(factor)
+    return pd.DataFrame([row for row, _ in readings(train, test, factor=names, probe=probe)])
+
+
+def readings(
+    train: Mapping[str, Matrix],
+    test: Mapping[str, Matrix],
+    *,
+    factor: Sequence[str],
+    probe: LinearProbe | KNNProbe | None = None,
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Yields the rows of :func:`probe_layers` one after the other, each with what was answered about every test row (n_test)."""
+    _ask(train, test, probe)
+    for where, features in (("train", train), ("test", test)):
+        for missing in [n for n in factor if n not in features.factors]:
+            raise KeyError(f"the {where} features have no factor {missing!r}; they have {', '.join(map(str, features.factors))}")
+        for missing in [n for n in train if n not in features]:
+            raise KeyError(f"the {where} features have no layer {missing!r}; they have {', '.join(features)}")
+        for name, bad in ((n, int((~finite(features.factors[n])).sum())) for n in factor):
+            if bad:
+                raise ValueError(f"factor {name!r} is missing or infinite in {bad} of the {where} rows: leave those rows out.")
+    numbers = [n for n in factor if pd.api.types.is_float_dtype(train.factors[n])]
+    classes = [n for n in factor if n not in numbers]
+    for layer, z in train.items():
+        if numbers:
+            asked = test.factors[numbers].to_numpy(float)
+            with _said_of(layer, *numbers):
+                fitted = RidgeProbe().fit(z, train.factors[numbers].to_numpy(float))
+                values, answers = fitted.scores(test[layer], asked), fitted.predict(test[layer])
+            for n, value, answer in zip(numbers, values, answers.T, strict=True):
+                yield _row(layer, n, fitted, "r2", value, train, test), answer
+        for name in classes:
+            reader = LinearProbe() if probe is None else type(probe)(**probe.get_params())
+            with _said_of(layer, name):
+                answer = reader.fit(z, train.factors[name]).predict(test[layer])
+                value = accuracy(answer, test.factors[name])
+            yield _row(layer, name, reader, "accuracy", value, train, test), answer
+
+
+def _ask(train: Mapping[str, Matrix], test: Mapping[str, Matrix], probe: LinearProbe | KNNProbe | None) -> None:
+    """Raises for what cannot be probed."""
     for where, features in (("train", train), ("test", test)):
         if not isinstance(getattr(features, "factors", None), pd.DataFrame):
             raise TypeError(f"probe_layers takes Features(layers, factors), but {where} is {type(features).__name__}.")
     if probe is not None and not (isinstance(probe, Estimator) and probe.kind == "classifier"):
         raise TypeError(f"probe reads the classes, as LinearProbe() and KNNProbe() do, but got {probe!r}.")
-    names = legible(train.factors, test.factors) if factor is None else [factor] if isinstance(factor, str) else list(factor)
-    for where, features in (("train", train), ("test", test)):
-        for missing in [n for n in names if n not in features.factors]:
-            raise KeyError(f"the {where} features have no factor {missing!r}; they have {', '.join(map(str, features.factors))}")
-        for missing in [n for n in train if n not in features]:
-            raise KeyError(f"the {where} features have no layer {missing!r}; they have {', '.join(features)}")
-        for name, bad in ((n, int((~finite(features.factors[n])).sum())) for n in names):
-            if bad:
-                raise ValueError(f"factor {name!r} is missing or infinite in {bad} of the {where} rows: leave those rows out.")
-    numbers = [n for n in names if pd.api.types.is_float_dtype(train.factors[n])]
-    classes = [n for n in names if n not in numbers]
-    rows = []
-    for layer, z in train.items():
-        if numbers:
-            with _said_of(layer, *numbers):
-                fitted = RidgeProbe().fit(z, train.factors[numbers].to_numpy(float))
-                values = fitted.scores(test[layer], test.factors[numbers].to_numpy(float))
-            rows += [_row(layer, n, fitted, "r2", v, train, test) for n, v in zip(numbers, values, strict=True)]
-        for name in classes:
-            reader = LinearProbe() if probe is None else type(probe)(**probe.get_params())
-            with _said_of(layer, name):
-                value = reader.fit(z, train.factors[name]).score(test[layer], test.factors[name])
-            rows.append(_row(layer, name, reader, "accuracy", value, train, test))
-    return pd.DataFrame(rows)
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def replay(
         KeyError: If the images have no such factor.
         ValueError: If the factor is no classes, or the run's images cannot be drawn again and none are given.
     """
-    bank, held_out = _parts(run, images, n)
+    bank, held_out = halves(run, images, n)
     factor = _voted(bank, held_out, factor)
     layers = list(layers or main_layers(run.model()))
     wanted = list(steps if steps is not None else run.steps)
@@ -125,7 +125,8 @@ def _unfit(factors: pd.DataFrame, name: str) -> KeyError | ValueError | None:
     return None
 
 
-def _parts(run: Run, images: Images | None, n: int) -> tuple[Images, Images]:
+def halves(run: Run, images: Images | None, n: int) -> tuple[Images, Images]:
+    """Returns at most ``n`` images to learn from and ``n`` others to be asked about, as :func:`replay` says."""
     if images is not None:
         half = len(images) // 2
         return images[: min(n, half)], images[half : half + n]

@@ -24,6 +24,7 @@ __all__ = ["palette"]
 # Okabe and Ito without yellow, which white paper swallows; from the ninth on, darker relatives
 CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#4D4D4D")
 CATEGORIES += ("#8FB300", "#8B4513", "#00B8A9", "#A0003A")
+PAIR = CATEGORIES[:2]  # of what was chosen and what it is held against
 RAMPS = {"layer": Viridis256[8:205], "rank": Viridis256[8:205], "step": Plasma256[0:200]}
 PALE = tuple(reversed(Blues256[130:]))  # white to a blue on which black numbers can be read
 DEEP = tuple(reversed(Blues256))
@@ -158,8 +159,11 @@ def dress(plot: Any, element: Any) -> None:
 
 
 def document_theme() -> Theme:
-    """Returns the same looks as a theme of a Bokeh document, for pages that would otherwise lay theirs over the figures."""
-    return Theme(json={"attrs": LOOKS})
+    """Returns the same looks as a theme of a Bokeh document, for pages that would otherwise lay theirs over the figures.
+
+    Titles are left out: small print is a title too, and what is set to Bokeh's own default counts there as not set.
+    """
+    return Theme(json={"attrs": {kind: looks for kind, looks in LOOKS.items() if kind != "Title"}})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,249 @@
+"""Where to cut, as one sees it: every layer and task as a table to click, and the images on which two layers part."""
+
+import base64
+import contextlib
+import html
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import panel as pn
+import panel_material_ui as pmui
+from bokeh.events import Tap
+
+from workbench.figures import theme
+from workbench.figures.cuts import cut_curves, cut_order, cut_table, frame_cells
+from workbench.figures.lines import spectra
+from workbench.panels.jobs import Job
+from workbench.panels.layer_cuts import CutState, Subject, find_subjects
+from workbench.panels.picture import Picture
+from workbench.run import Run
+
+if TYPE_CHECKING:
+    from workbench.data.images import Images
+
+__all__ = ["WhereToCut"]
+
+HOME = Path("runs")
+SHOWN = 24  # images a side
+
+
+class WhereToCut(pn.viewable.Viewer):
+    """What every layer knows of every task. Click a cell: on which images it and another layer part, and both spectra.
+
+    What was probed before shows at once, without torch; probing runs in a thread, shows each layer when it is done, and can be
+    stopped and gone on with.
+
+    Arguments:
+        given: Runs, their paths, folders of runs, names of timm's models (``"timm:resnet50"``: random weights; a tag means
+            published ones); without any, the runs in ``runs/``.
+        out: Folder in which timm's models and their tables are kept.
+        images: To probe with, or what gives them: the first half to learn from, the second half to be asked about. By default
+            each run's own, and garments for timm's models.
+
+    Example:
+        >>> WhereToCut("timm:test_vit").state.subject
+        'timm:test_vit'
+    """
+
+    def __init__(
+        self,
+        given: Run | str | Path | Sequence[Run | str | Path] = (),
+        *,
+        out: str | Path = "runs",
+        images: "Images | Callable[[], Images] | None" = None,
+        **params: Any,
+    ) -> None:
+        super().__init__(**params)
+        given = [given] if isinstance(given, Run | str | Path) else list(given)
+        found, complaints = find_subjects(given or ([HOME] if HOME.is_dir() else []), out=out, images=images)
+        if not found and not complaints:
+            complaints = ["There are no runs yet; `workbench train --out runs/mine` makes one. Or name a model: timm:resnet18."]
+        self.state, self.job, self._seen = CutState(found), None, None
+        self._at: list[Any] = []
+        self._plots: weakref.WeakSet = weakref.WeakSet()
+        self._build(complaints)
+        self.state.param.watch(lambda *events: self.draw(), ["task", "layer", "against"])
+        self.state.param.watch(lambda event: self.renew(), "subject")
+        self.button.on_click(lambda event: self.probe())
+        self.stop.on_click(lambda event: self.job.stop())
+        self.renew()
+
+    def __panel__(self) -> pn.viewable.Viewable:
+        return self._page
+
+    def _build(self, complaints: Sequence[str]) -> None:
+        wide: dict[str, Any] = {"sizing_mode": "stretch_width"}
+        state = self.state.param
+        self.table, self.curves, self.spectrum = Picture(least=560), Picture(least=380), Picture(least=380)
+        self.said = pn.pane.Markdown("", styles={"font-size": "18px"}, min_height=48, **wide)
+        self.grids = [pn.pane.HTML("", min_width=420, styles={"flex": "1 1 420px"}, **wide) for _ in range(2)]
+        alerts = [pmui.Alert(object=html.escape(c), severity="warning", **wide) for c in complaints]
+        self.trouble = pmui.Alert(object="", severity="error", visible=False, **wide)
+        self.button = pmui.Button(label="Probe every layer", color="primary", variant="contained", **wide)
+        self.stop = pmui.Button(label="Stop", variant="outlined", visible=False, **wide)
+        self.progress = pmui.LinearProgress(value=0, visible=False, **wide)
+        self.doing = pn.pane.Markdown("", visible=False, **wide)
+        self._choices = [
+            pmui.Select.from_param(state.task, label="Task", **wide),
+            pmui.Select.from_param(state.layer, label="Layer (or click a cell)", **wide),
+            pmui.Select.from_param(state.against, label="Held against", **wide),
+        ]
+        subject = pmui.Select.from_param(state.subject, label="Run or model", **wide)
+        controls = pn.Column(
+            subject, *self._choices, self.button, self.stop, self.progress, self.doing, width=280, margin=(12, 10, 0, 5)
+        )
+        controls.visible = bool(self.state.found)
+        right = pn.Column(
+            pn.Row(self.curves, **wide), pn.Row(self.spectrum, **wide), min_width=380, styles={"flex": "1 1 380px"}, **wide
+        )
+        top = pn.FlexBox(self.table, right, flex_wrap="wrap", align_items="flex-start", min_height=500, **wide)
+        self.pictures = pn.Column(self.said, top, pn.FlexBox(*self.grids, align_items="flex-start", **wide), **wide)
+        self._page = pn.Column(*alerts, self.trouble, pn.Row(controls, self.pictures, **wide), **wide)
+
+    def renew(self) -> None:
+        """Takes up the tables of the subject as they are now, and draws."""
+        with pn.io.hold():
+            self._seen = None
+            self.state.refresh()
+            self.draw()
+
+    def draw(self) -> None:
+        """Draws everything that depends on the choice, as one message to the browser."""
+        with pn.io.hold():
+            ready = self.state.measured()
+            trouble = self.state.trouble
+            try:
+                if ready:
+                    self._draw()
+            except (ValueError, KeyError, TypeError) as error:
+                ready, trouble = False, f"The tables cannot be drawn: {error}"
+            self.trouble.param.update(object=html.escape(trouble), visible=bool(trouble))
+            self.pictures.visible = ready
+            for choice in self._choices:
+                choice.visible = ready
+            self.button.label = "Probe what is missing" if ready else "Probe every layer"
+            self.button.variant = "outlined" if ready else "contained"
+
+    def _draw(self) -> None:
+        state, probes = self.state, self.state.probes()
+        now = (state.subject, len(probes), float(probes["value"].sum()))
+        if self._seen != now:
+            self._seen = now
+            self._plots.clear()
+            looks = {"responsive": True, "height": 30 * probes["factor"].nunique() + 150}
+            figure = cut_table(probes, title="What can be read from each layer", **looks)
+            self.table.show(None)
+            self.table.show(figure.opts(hooks=[*figure.opts.get("plot").kwargs["hooks"], self._wire]))
+        for plot in list(self._plots):
+            frame_cells(plot, self._cells())
+            plot.push()
+        self.said.object = html.escape(state.finding())
+        at = {"factor": state.task, "layer": state.layer, "against": state.against, "title": f"{state.task} by depth"}
+        self.curves.show(cut_curves(probes, **at, responsive=True, height=300))
+        table = state.spectra()
+        table = table.assign(layer=table["layer"].map(state.short))
+        colours = dict(zip(dict.fromkeys(table["layer"]), theme.PAIR, strict=False))
+        looks = {"quantity": "eigenvalue", "title": "Spectrum of the two layers", "responsive": True, "height": 300}
+        self.spectrum.show(spectra(table, by="layer", colours=colours, **looks) if len(table) else None)
+        for grid, side, mine in zip(self.grids, state.parted(), (True, False), strict=True):
+            grid.object = self._grid(side, mine=mine)
+
+    def _cells(self) -> list[tuple[int, int, str]]:
+        """Column, row from below, and colour of the two cells that are chosen."""
+        layers, tasks = cut_order(self.state.probes())
+        row = len(tasks) - 1 - tasks.index(self.state.task)
+        pair = (self.state.against, theme.PAIR[1]), (self.state.layer, theme.PAIR[0])
+        return [(layers.index(layer), row, colour) for layer, colour in pair]
+
+    def _wire(self, plot: Any, element: Any) -> None:
+        """The hook that makes the drawn table one that can be clicked."""
+        if plot not in self._plots:
+            self._plots.add(plot)
+            plot.handles["plot"].on_event(Tap, self.click)
+        frame_cells(plot, self._cells())
+
+    def click(self, event: Tap) -> None:
+        """Takes the cell that was clicked; chance and the margins are no layers."""
+        layers, tasks = cut_order(self.state.probes())
+        column, row = int(event.x // 1), len(tasks) - 1 - int(event.y // 1)
+        if 0 <= column < len(layers) and 0 <= row < len(tasks):
+            self.state.choose(layers[column], tasks[row])
+
+    def _grid(self, side: pd.DataFrame, *, mine: bool) -> str:
+        """The images of one side as HTML: each with its truth and what the two layers said."""
+        state = self.state
+        names = [html.escape(state.short(name)) for name in (state.layer, state.against)]
+        here, there = names if mine else names[::-1]
+        numbers = state.measure() == "r2"
+        title = f"Told better at {here} than at {there}" if numbers else f"Right at {here}, wrong at {there}"
+        shown = side.head(SHOWN)
+        count = f"{len(side):,} images" + (f", {len(shown)} shown" if len(shown) < len(side) else "")
+        count += ", the largest difference of error first" if numbers and len(side) else ""
+        pictures = state.pictures(list(shown["row"]))
+        cells = [self._cell(row, *pictures[row.row]) for row in shown.itertuples() if row.row in pictures]
+        key = "".join(_dot(colour) + f"{name}&ensp;" for name, colour in zip(names, theme.PAIR, strict=True))
+        return (
+            f'<div class="parted" style="font-family:{theme.FONT},sans-serif;color:{theme.INK}">'
+            f'<div style="font-weight:bold;font-size:{theme.SIZE["title"]}">{title}</div>'
+            f'<div style="color:{theme.QUIET};font-size:{theme.SIZE["note"]};margin:4px 0 10px;line-height:1.4">{count}.<br>'
+            f"Below each: the truth, then what is read at&ensp;{key}</div>"
+            f'<div style="display:flex;flex-wrap:wrap;gap:10px 8px">{"".join(cells)}</div></div>'
+        )
+
+    @staticmethod
+    def _cell(row: Any, png: bytes, about: str) -> str:
+        picture = base64.b64encode(png).decode()
+        colours = (theme.INK, *theme.PAIR)
+        lines = zip((row.truth, row.answer, row.answer_there), colours, ("bold", "normal", "normal"), strict=True)
+        style = "overflow:hidden;text-overflow:ellipsis;white-space:nowrap;"
+        said = "".join(f'<div style="{style}color:{c};font-weight:{w}">{html.escape(str(t))}</div>' for t, c, w in lines)
+        return (
+            f'<div class="thumb" data-row="{row.row}" title="{html.escape(about)}" '
+            f'style="width:72px;font-size:{theme.SIZE["note"]};line-height:1.25;text-align:center">'
+            f'<img width="72" style="image-rendering:pixelated;border-radius:3px" src="data:image/png;base64,{picture}">'
+            f"{said}</div>"
+        )
+
+    def probe(self) -> None:
+        """Probes the subject in a thread; each layer shows when it is done."""
+        if self.job is not None and self.job.running:
+            return
+        subject: Subject = self.state.found[self.state.subject]
+        self._at = at = []
+
+        def work(job: Job) -> None:
+            with contextlib.closing(subject.probe()) as going:
+                for moment in going:
+                    at.append(moment)
+                    if job.stopping.is_set():
+                        return
+
+        self.job = Job(work).start()
+        self.doing.object = "Loading torch and the images…"
+        self._running(running=True)
+        self.job.follow(self.look, every=0.4)
+
+    def _running(self, *, running: bool) -> None:
+        self.button.visible = not running
+        self.stop.visible = self.progress.visible = self.doing.visible = running
+
+    def look(self) -> None:
+        """Shows how far the probing has come."""
+        ended, error = self.job.done.is_set(), self.job.error
+        with pn.io.hold():
+            if self._at:
+                self.progress.value = round(100 * self._at[-1].share)
+                self.doing.object = html.escape(self._at[-1].next)
+            if ended:
+                self._running(running=False)
+            if ended or len(self.state.probes()) != (self._seen or (0, 0))[1]:
+                self.renew()
+            if error is not None:
+                self.trouble.param.update(object=html.escape(f"Probing failed: {error}"), visible=True)
+
+
+def _dot(colour: str) -> str:
+    return f'<span style="color:{colour}">●</span> '
