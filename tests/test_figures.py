@@ -644,3 +644,8 @@ def test_a_similarity_map_without_a_null_has_none_and_a_large_one_no_numbers():
     wide = pd.DataFrame({"layer": "a", "other": [f"b{i}" for i in range(17)], "value": 0.5})
     assert words(similarity_map(wide)) == {}
     assert len(words(similarity_map(wide[:16]))) == 16
+
+
+def test_axes_may_be_named_otherwise():
+    state = hv.renderer("bokeh").get_plot(training_curves(METRICS, xlabel="", ylabel="bits")).state
+    assert state.xaxis[0].axis_label == "" and state.yaxis[0].axis_label == "bits"

@@ -141,7 +141,8 @@ def training_curves(
             parts.append(hv.VLine(marker).opts(color=theme.INK, line_width=1.4, line_dash="dotted", show_legend=False))
         looks = {"width": 380, "height": 260, "show_legend": named} if len(values) > 1 else {"title": title}
         looks["note"] = theme.facts(logged, by)
-        plots.append(theme.frame(hv.Overlay(parts), legend=by, xlabel=x, ylabel=name, **(looks | options)))
+        looks |= {"xlabel": x, "ylabel": name}
+        plots.append(theme.frame(hv.Overlay(parts), legend=by, **(looks | options)))
     return plots[0] if len(plots) == 1 else theme.row(plots, title=title)
 
 
