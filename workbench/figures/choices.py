@@ -1,6 +1,7 @@
 """What is known without labels against what labels say: a point a setting, its spread over seeds, and what a choice costs."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import holoviews as hv
@@ -19,7 +20,10 @@ def choice_scatter(
     by: str = "sweep",
     setting: str = "setting",
     chosen: Sequence[object] = (),
+    picked: object = None,
     floor: float | None = None,
+    colours: Mapping[Hashable, str] | None = None,
+    line: bool = True,
     title: str = "",
     **options: Any,
 ) -> hv.Overlay:
@@ -29,11 +33,14 @@ def choice_scatter(
         table: A row a run: columns ``x``, ``y``, ``by`` and ``setting``; where there is a column ``seed``, points are means.
         x: The measure, which needs no labels.
         y: What labels say.
-        by: What the colours stand for; within each, the line follows the settings in their order.
+        by: What the colours stand for; within each, a line follows the settings in their order.
         setting: The hyper-parameter's value, shown on hover.
         chosen: Pairs (``by``, ``setting``) that get a ring: what was chosen.
+        picked: The setting that a reader picked; it gets a cross.
         floor: Standard deviation of ``y`` over seeds. The band that it draws, two to either side of the best mean, holds the
             settings that seeds alone do not tell from the best.
+        colours: By value of ``by``.
+        line: Whether a line joins the points of a colour.
         title: What the figure shows, as a statement.
         options: Further HoloViews options, such as ``width``, ``xlabel``, ``logx``.
 
@@ -46,40 +53,46 @@ def choice_scatter(
     theme.lone(table, [by, setting], [x, y])
     points = table.groupby([by, setting], sort=False, observed=True)[[x, y]].agg(["mean", "std", "size"])
     points.columns = ["x", "dx", "nx", "y", "dy", "seeds"]
-    points = points.drop(columns="nx").fillna({"dx": 0.0, "dy": 0.0}).reset_index()
-    colours, parts = theme.palette(list(dict.fromkeys(points[by])), by), []
+    points = points.drop(columns="nx").fillna({"dx": 0.0, "dy": 0.0}).reset_index(names=["kind", "setting"])
+    colours, parts = colours or theme.palette(list(dict.fromkeys(points["kind"])), by), []
     if floor is not None:
         best = points["y"].max()
         parts.append(hv.HSpan(best - 2 * floor, best + 2 * floor).opts(color=theme.GREY, alpha=0.3, show_legend=False))
-    tips = [(by, f"@{{{by}}}"), (setting, f"@{{{setting}}}"), (x, "@x{0.000a}"), (y, "@y{0.0}"), ("seeds", "@seeds")]
+    digits = "0" * _digits(points["y"].max() - points["y"].min())
+    tips = [(by, "@kind"), (setting, "@setting"), (x, "@x{0.000a}"), (y, f"@y{{0.{digits}}}"), ("seeds", "@seeds")]
     for kind, colour in colours.items():
-        own = points[points[by] == kind]
-        own = own.sort_values(setting, kind="stable") if pd.api.types.is_numeric_dtype(own[setting]) else own
+        own = points[points["kind"] == kind]
+        own = own.sort_values("setting", kind="stable") if pd.api.types.is_numeric_dtype(own["setting"]) else own
         looks = {"color": colour, "show_legend": False}
-        parts.append(hv.Curve(own, "x", "y").opts(line_width=1.4, alpha=0.5, **looks))
+        if line:
+            parts.append(hv.Curve(own, "x", "y").opts(line_width=1.4, alpha=0.5, **looks))
         bars = own.assign(
             left=own["x"] - own["dx"], right=own["x"] + own["dx"], low=own["y"] - own["dy"], high=own["y"] + own["dy"]
         )
         for across in (["left", "y", "right", "y"], ["x", "low", "x", "high"]):
             segments = hv.Segments([tuple(bar) for bar in bars[across].to_numpy()], ["x0", "y0", "x1", "y1"])
             parts.append(segments.opts(line_width=1.6, **looks))
-        rings = own[[any((kind, s) == tuple(c) for c in chosen) for s in own[setting]]]
+        rings = own[[any((kind, s) == tuple(c) for c in chosen) for s in own["setting"]]]
         if len(rings):
             ring = hv.Points(rings, ["x", "y"]).opts(
                 size=18, fill_alpha=0, line_color=theme.INK, line_width=1.6, show_legend=False
             )
             parts.append(ring)
-        dots = hv.Points(own, ["x", "y"], [by, setting, "seeds"], label=str(kind))
+        dots = hv.Points(own, ["x", "y"], ["kind", "setting", "seeds"], label=str(kind))
         parts.append(dots.opts(color=colour, size=9, tools=["hover"], hover_tooltips=tips, show_legend=len(colours) > 1))
-    looks = {"xlabel": x, "ylabel": y, "note": _note(points, floor, chosen)} | options
+    if picked is not None:
+        cross = hv.Points(points[points["setting"] == picked], ["x", "y"])
+        parts.append(cross.opts(marker="cross", size=26, color=theme.INK, line_width=2, show_legend=False))
+    looks = {"xlabel": x, "ylabel": y, "note": _note(points, floor, chosen, picked)} | options
     return theme.frame(hv.Overlay(parts), title=title, legend=by, **looks)
 
 
-def regret_table(table: pd.DataFrame, *, title: str = "", **options: Any) -> hv.Overlay:
-    """What each measure's choices cost, in points: a row a sweep, a column a measure; the least costly of a row is the palest.
+def regret_table(table: pd.DataFrame, *, unit: str = "points", title: str = "", **options: Any) -> hv.Overlay:
+    """What each measure's choices cost: a row a sweep, a column a measure; the least costly is the palest.
 
     Arguments:
         table: As :func:`workbench.regret` gives it.
+        unit: Of the regret.
         title: What the figure shows, as a statement.
         options: Further HoloViews options.
 
@@ -90,10 +103,14 @@ def regret_table(table: pd.DataFrame, *, title: str = "", **options: Any) -> hv.
     theme.ready()
     theme.need(table, ["method", "sweep", "measure", "regret"], "regret_table")
     asked = table[table["measure"] != "oracle"].copy()
-    asked["sweep"] = asked["method"] + ", " + asked["sweep"].str.replace("_", " ")
+    alone = asked["sweep"].nunique() == 1 and asked["method"].nunique() > 1
+    asked["sweep"] = asked["method"] if alone else asked["method"] + ", " + asked["sweep"].str.replace("_", " ")
     theme.lone(asked, ["sweep", "measure"], ["regret"])
     spread = asked["regret_std"] if "regret_std" in asked else float("nan")
-    words = [f"{r:.1f}" if s != s else f"{r:.1f} ± {s:.1f}" for r, s in zip(asked["regret"], _each(spread, asked), strict=True)]
+    d = _digits(10 * float(asked["regret"].max()))
+    words = [
+        f"{r:.{d}f}" if s != s else f"{r:.{d}f} ± {s:.{d}f}" for r, s in zip(asked["regret"], _each(spread, asked), strict=True)
+    ]
     if "told" in asked:
         words = [f"({w})" if told is False or told == 0 else w for w, told in zip(words, asked["told"], strict=True)]
     cells = asked[["measure", "sweep", "regret"]].assign(printed=words)
@@ -104,7 +121,7 @@ def regret_table(table: pd.DataFrame, *, title: str = "", **options: Any) -> hv.
     heat = heat.opts(cmap=list(theme.PALE), clim=(0, top), colorbar=False, line_color=theme.PAPER, line_width=3)
     text = hv.Labels(cells, dims, "printed").opts(text_color=theme.INK, text_font_size=theme.SIZE["label"])
     looks = {"width": 120 * len(across), "height": max(38 * len(down), 76), "xaxis": "top", "xlabel": "", "ylabel": ""}
-    note = "regret in points: the best that labels would choose minus what was chosen, mean ± deviation over seeds"
+    note = f"regret in {unit}: the best that labels would choose minus what was chosen, mean ± deviation over seeds"
     if "told" in asked:
         note += "\nin brackets: the measure differs less between settings than between seeds"
     looks |= {"show_legend": False, "hooks": [theme.bare], "note": note} | options
@@ -115,10 +132,17 @@ def _each(spread: Any, table: pd.DataFrame) -> list[float]:
     return list(spread) if hasattr(spread, "__len__") else [spread] * len(table)
 
 
-def _note(points: pd.DataFrame, floor: float | None, chosen: Sequence[object]) -> str:
+def _digits(span: float) -> int:
+    """Decimals that tell a hundredth of a span."""
+    return int(min(max(2 - math.floor(math.log10(span)), 1), 6)) if 0 < span < math.inf else 1
+
+
+def _note(points: pd.DataFrame, floor: float | None, chosen: Sequence[object], picked: object) -> str:
     said = [f"mean and standard deviation of {int(points['seeds'].max())} seeds"] if points["seeds"].max() > 1 else []
     if floor is not None:
         said.append("grey: within two deviations over seeds of the best")
     if chosen:
         said.append("ring: chosen")
+    if picked is not None:
+        said.append("cross: looked at")
     return "; ".join(said)

@@ -30,7 +30,7 @@ PALE = tuple(reversed(Blues256[130:]))  # white to a blue on which black numbers
 DEEP = tuple(reversed(Blues256))
 INK, QUIET, GREY, GRID, PAPER = "#1F2933", "#6B7785", "#C4CBD3", "#E4E7EB", "#FFFFFF"
 FONT = "Helvetica"
-SIZE = {"title": "17px", "label": "15px", "tick": "13px", "legend": "14px", "note": "13px"}
+SIZE = {"title": "17px", "label": "15px", "tick": "13px", "legend": "14px", "note": "12.5px"}
 LOOKS = {  # by class of Bokeh
     "Plot": {"background_fill_color": PAPER, "border_fill_color": PAPER, "outline_line_color": None},
     "Title": {"text_font": FONT, "text_font_size": SIZE["title"], "text_font_style": "bold", "text_color": INK, "standoff": 12},
@@ -161,9 +161,9 @@ def dress(plot: Any, element: Any) -> None:
 def document_theme() -> Theme:
     """Returns the same looks as a theme of a Bokeh document, for pages that would otherwise lay theirs over the figures.
 
-    Titles are left out: small print is a title too, and what is set to Bokeh's own default counts there as not set.
+    What a figure sets to Bokeh's own default counts there as not set; so small print, a title too, is not of 13 pixels.
     """
-    return Theme(json={"attrs": {kind: looks for kind, looks in LOOKS.items() if kind != "Title"}})
+    return Theme(json={"attrs": LOOKS})
 
 
 @dataclasses.dataclass(frozen=True)

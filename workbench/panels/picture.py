@@ -1,6 +1,7 @@
 """A figure on a page that is drawn again in place, fast enough to follow a slider."""
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import holoviews as hv
@@ -18,9 +19,13 @@ class Picture(pn.viewable.Viewer):
     a twentieth of drawing it again.
     """
 
-    def __init__(self, *, least: int = 300, **params: Any) -> None:
-        """``least`` is the width in screen pixels below which pictures side by side become pictures one below the other."""
+    def __init__(self, *, least: int = 300, tapped: Callable[[float, float], Any] | None = None, **params: Any) -> None:
+        """``least`` is the width in screen pixels below which pictures side by side become pictures one below the other.
+
+        ``tapped`` is told where the reader clicked, in the units of the axes.
+        """
         super().__init__(**params)
+        self._tapped = tapped
         self.figure: Any = None
         self._shape: list[tuple[str, str]] | None = None
         self._beat = hv.streams.Stream.define("Beat", n=0)()
@@ -54,7 +59,12 @@ class Picture(pn.viewable.Viewer):
         """What a browser that connects now is to see."""
         if not isinstance(self.figure, hv.Overlay):
             return self.figure
-        return self.figure.opts(hooks=[*_option(self.figure, "hooks"), lambda plot, element: self._plots.add(plot)])
+        return self.figure.opts(hooks=[*_option(self.figure, "hooks"), self._take_up])
+
+    def _take_up(self, plot: Any, element: Any) -> None:
+        if self._tapped is not None and plot not in self._plots:  # streams of HoloViews do not see overlays
+            plot.handles["plot"].on_event("tap", lambda event: self._tapped(event.x, event.y))
+        self._plots.add(plot)
 
 
 def _shape(figure: Any) -> list[tuple[str, str]] | None:
@@ -77,6 +87,8 @@ def _refill(plot: Any, figure: hv.Overlay, before: hv.Overlay) -> None:
     for element, part in zip(figure, plot.subplots.values(), strict=True):
         if isinstance(element, hv.HLine | hv.VLine):
             part.handles["glyph"].location = element.data
+        elif isinstance(element, hv.HSpan):
+            part.handles["glyph"].update(bottom=element.data[0], top=element.data[1])
         else:
             source = part.handles["source"]
             source.data = dict(source.data) | _numbers(element, part)
