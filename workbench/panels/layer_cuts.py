@@ -37,6 +37,7 @@ class Subject:
     path: Path
     model: str = ""
     images: "Callable[[], Images] | None" = None
+    allow: tuple[str, ...] = ()
 
     def probe(self) -> Iterator[Any]:
         """Probes layer by layer, and keeps the tables; yields how far it has come. Torch comes now."""
@@ -48,7 +49,7 @@ class Subject:
 
             run = keep_model(self.model, self.path, images=garments(4096) if images is None else images)
         else:
-            run = Run(self.path)
+            run = Run(self.path, allow=self.allow)
         yield from probing(run, images)
 
 
@@ -66,7 +67,8 @@ def find_subjects(
     paths = [g.path if isinstance(g, Run) else g for g in given if str(g) not in names]
     runs, complaints = find_runs(paths)
     give = images if callable(images) or images is None else lambda: images
-    found = {name: Subject(name, run.path, images=give) for name, run in runs.items()}
+    trusted = {g.path: g.allow for g in given if isinstance(g, Run)}
+    found = {name: Subject(name, run.path, "", give, trusted.get(run.path, ())) for name, run in runs.items()}
     for name in names:
         found[name] = Subject(name, Path(out) / name.replace(":", "-").replace("/", "-"), name, give)
     return found, complaints
@@ -88,7 +90,7 @@ class CutState(param.Parameterized):
 
     def __init__(self, found: dict[str, Subject], **params: Any) -> None:
         super().__init__(**params)
-        self.found, self.trouble = dict(found), ""
+        self.found, self.troubles = dict(found), {}
         self._read: dict[tuple[str, str], tuple[float, pd.DataFrame]] = {}
         names = list(self.found) or [""]
         self.param.subject.objects, self.subject = names, names[0]
@@ -129,19 +131,20 @@ class CutState(param.Parameterized):
         return against if rows.empty else str(rows.loc[rows["value"].idxmax(), "layer"])
 
     def table(self, which: str) -> pd.DataFrame:
-        """A table of the subject, read again only when its file changed; empty where there is none, or ``trouble`` says why."""
+        """A table of the subject, read again only when its file changed; empty where there is none, or where ``troubles`` says why."""
         if self.subject not in self.found:
             return pd.DataFrame(columns=sorted(COLUMNS[which]))
         path = self.found[self.subject].path / "tables" / f"{which}.parquet"
         when = path.stat().st_mtime if path.is_file() else 0.0
         if self._read.get((self.subject, which), (-1.0,))[0] != when:
-            table, self.trouble = None, ""
+            table = None
+            self.troubles.pop((self.subject, which), None)
             try:
                 table = Run(self.found[self.subject].path).table(which) if when else None
                 if table is not None and (missing := COLUMNS[which] - set(table)):
                     raise ValueError(f"{path} lacks the columns {sorted(missing)}; delete it and probe again")
             except (ValueError, OSError) as error:
-                table, self.trouble = None, str(error)
+                table, self.troubles[self.subject, which] = None, str(error)
             self._read[self.subject, which] = when, pd.DataFrame(columns=sorted(COLUMNS[which])) if table is None else table
         return self._read[self.subject, which][1]
 

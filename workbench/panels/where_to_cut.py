@@ -113,13 +113,14 @@ class WhereToCut(pn.viewable.Viewer):
     def draw(self) -> None:
         """Draws everything that depends on the choice, as one message to the browser."""
         with pn.io.hold():
-            ready = self.state.measured()
-            trouble = self.state.trouble
+            ready, trouble = self.state.measured(), ""
             try:
                 if ready:
                     self._draw()
             except (ValueError, KeyError, TypeError) as error:
                 ready, trouble = False, f"The tables cannot be drawn: {error}"
+            known = [words for (subject, _), words in self.state.troubles.items() if subject == self.state.subject]
+            trouble = " ".join(known) or trouble
             self.trouble.param.update(object=html.escape(trouble), visible=bool(trouble))
             self.pictures.visible = ready
             for choice in self._choices:
