@@ -133,8 +133,8 @@ def _each(spread: Any, table: pd.DataFrame) -> list[float]:
 
 
 def _digits(span: float) -> int:
-    """Decimals that tell a hundredth of a span."""
-    return int(min(max(2 - math.floor(math.log10(span)), 1), 6)) if 0 < span < math.inf else 1
+    """Decimals enough to tell parts of a span."""
+    return int(min(max(1 - math.floor(math.log10(span)), 1), 6)) if 0 < span < math.inf else 1
 
 
 def _note(points: pd.DataFrame, floor: float | None, chosen: Sequence[object], picked: object) -> str:

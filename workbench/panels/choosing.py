@@ -248,9 +248,9 @@ class Choice(param.Parameterized):
         return f"Taking {taken} costs, in {probe}: {'; '.join(said)}. {seeds}"
 
     def digits(self, column: str) -> int:
-        """Decimals that tell a hundredth of a column's extent."""
+        """Decimals enough to tell parts of a column's extent."""
         span = float(np.ptp(self.points()[column].to_numpy(float)))
-        return int(np.clip(2 - np.floor(np.log10(span)), 1, 6)) if span > 0 else 1
+        return int(np.clip(1 - np.floor(np.log10(span)), 1, 6)) if span > 0 else 1
 
 
 def _first(columns: list[str], wanted: tuple[str, ...]) -> str:

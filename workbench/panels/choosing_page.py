@@ -44,6 +44,11 @@ class Choosing(pn.viewable.Viewer):
             given = [folders] if isinstance(folders, Run | str | Path) else list(folders)
             found, complaints = read_outcomes([r.path if isinstance(r, Run) else r for r in given] or _at_home())
             self.choice = Choice(found)
+        complaints += [
+            f"{name}: nothing here was judged by labels; `workbench replay RUN` measures a run, and this page shows it."
+            for name, known in self.choice.found.items()
+            if not known.probes
+        ]
         if not self.choice.found and not complaints:
             complaints = [
                 "There are no sweeps yet; `workbench sweep train --grid lr=1e-3,2e-3 seed=0,1 --out sweeps/mine` makes one."

@@ -152,7 +152,8 @@ def _plain(paths: Sequence[Path], complaints: list[str], name: str) -> Outcomes 
         if rows.empty:
             continue
         there = [path if run == "." else path / run for run in rows["run"]]
-        called = [p.name if p.name not in folders and len(paths) > 1 else str(p.relative_to(path.parent)) for p in there]
+        short = [path.name if run == "." else run for run in rows["run"]]
+        called = [name if name not in folders else str(p) for name, p in zip(short, there, strict=True)]
         folders |= {run: [p] for run, p in zip(called, there, strict=True)}
         frames.append(rows.assign(run=called))
     if not frames:
