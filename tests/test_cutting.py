@@ -231,6 +231,18 @@ def test_a_layer_is_never_held_against_itself(tmp_path):
     assert (state.layer, state.against) == ("backbone", "backbone.stage1")
 
 
+def test_layers_that_come_later_are_taken_up_and_what_was_chosen_stays(tmp_path):
+    state = state_of(write_probes(tmp_path / "mine", LAYERS[:1]))
+    assert (state.layer, state.against) == ("backbone.stage1", "backbone.stage1")
+    for layers in (LAYERS[:2], LAYERS):
+        write_probes(tmp_path / "mine", layers)
+        state.refresh()
+    assert (state.layer, state.against) == ("projector", "backbone")
+    state.choose("backbone.stage1", "tilt")
+    state.refresh()
+    assert (state.task, state.layer, state.against) == ("tilt", "backbone.stage1", "backbone")
+
+
 def test_layers_that_answer_alike_are_said_to(tmp_path):
     path = write_probes(tmp_path / "mine")
     table = pd.read_parquet(path / "tables/answers.parquet")

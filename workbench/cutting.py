@@ -61,10 +61,10 @@ def probe_run(
     """Probes every layer of ``run`` and returns (and keeps) its tables ``probes``, ``answers``, ``cuts`` and ``held_out``.
 
     What was probed before, on the same images, is not probed again. Each layer is kept when it is done: it can be stopped and
-    called again. With other images, what is there of the others is replaced.
+    called again. The tables are of one step and one set of images: what is there of others is replaced.
 
     Arguments:
-        images: Whose first half the probes learn from, and whose second half they are asked about; by default training images
+        images: A random half of which the probes learn from; about the other they are asked; by default training images
             and held-out ones, as :func:`workbench.replay` takes them.
         layers: Module paths; by default the stages of the backbone and every layer of the projector.
         step: One of ``run.steps``; by default the last.

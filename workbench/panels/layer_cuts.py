@@ -61,7 +61,7 @@ def find_subjects(
     Arguments:
         given: Runs, their paths, paths of folders of runs, and names of timm's models (``"timm:resnet50"``).
         out: Folder in which each of timm's models gets a folder of its own.
-        images: To probe with, their first half to learn from, their second half to be asked about; or what gives them.
+        images: To probe with, a random half to learn from, the other to be asked about; or what gives them.
     """
     names = [str(g) for g in given if isinstance(g, str) and g.startswith("timm:")]
     paths = [g.path if isinstance(g, Run) else g for g in given if str(g) not in names]
@@ -91,6 +91,7 @@ class CutState(param.Parameterized):
     def __init__(self, found: dict[str, Subject], **params: Any) -> None:
         super().__init__(**params)
         self.found, self.troubles = dict(found), {}
+        self._given = {"task": "", "layer": "", "against": ""}
         self._read: dict[tuple[str, str], tuple[float, pd.DataFrame]] = {}
         names = list(self.found) or [""]
         self.param.subject.objects, self.subject = names, names[0]
@@ -114,15 +115,21 @@ class CutState(param.Parameterized):
         table = self.probes()
         layers, tasks = cut_order(table) if len(table) else ([], [])
         main = "backbone" if "backbone" in layers else layers[-1] if layers else ""
-        task = self.task if self.task in tasks else "label" if "label" in tasks else (tasks or [""])[0]
-        against = self.against if self.against in layers else main
-        layer = self.layer if self.layer in layers and self.layer != against else (layers or [""])[-1]
+        task = self._kept("task", tasks) or ("label" if "label" in tasks else (tasks or [""])[0])
+        against = self._kept("against", layers) or main
+        layer = self._kept("layer", layers) or (layers or [""])[-1]
         layer = layer if layer != against else self._best(table, task, against)
+        self._given = {"task": task, "layer": layer, "against": against}
         self._before = {}
         with param.parameterized.batch_call_watchers(self):
             self.param.task.objects, self.param.layer.objects, self.param.against.objects = tasks or [""], layers, layers
             self.param.update(task=task, layer=layer, against=against)
         self._before = {"layer": layer, "against": against}
+
+    def _kept(self, name: str, known: list[str]) -> str:
+        """What somebody chose, where it is still known; what was only given at the last refresh is given anew."""
+        value = getattr(self, name)
+        return value if value in known and value != self._given[name] else ""
 
     @staticmethod
     def _best(table: pd.DataFrame, task: str, against: str) -> str:
@@ -131,7 +138,7 @@ class CutState(param.Parameterized):
         return against if rows.empty else str(rows.loc[rows["value"].idxmax(), "layer"])
 
     def table(self, which: str) -> pd.DataFrame:
-        """A table of the subject, read again only when its file changed; empty where there is none, or where ``troubles`` says why."""
+        """A table of the subject, read again only when its file changed; empty where there is none (``troubles`` may say why)."""
         if self.subject not in self.found:
             return pd.DataFrame(columns=sorted(COLUMNS[which]))
         path = self.found[self.subject].path / "tables" / f"{which}.parquet"

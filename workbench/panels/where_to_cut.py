@@ -40,7 +40,7 @@ class WhereToCut(pn.viewable.Viewer):
         given: Runs, their paths, folders of runs, names of timm's models (``"timm:resnet50"``: random weights; a tag means
             published ones); without any, the runs in ``runs/``.
         out: Folder in which timm's models and their tables are kept.
-        images: To probe with, or what gives them: the first half to learn from, the second half to be asked about. By default
+        images: To probe with, or what gives them: a random half to learn from, the other to be asked about. By default
             each run's own, and garments for timm's models.
 
     Example:
