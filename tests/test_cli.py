@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -121,7 +122,8 @@ def test_features_of_views_are_measured_in_a_shell(trained, tmp_path, capsys):
     assert main(["measure", str(out), "--measures", "alignment", "--csv"]) == 0
     table = pd.read_csv(io.StringIO(capsys.readouterr().out))
     run = wb.Run(trained)
-    again = wb.extract(run.model(), run.images()[:16], "backbone", views=wb.Augment(3), seed=2, progress=False)
+    drawn = run.images()[np.sort(np.random.default_rng(2).permutation(96)[:16])]
+    again = wb.extract(run.model(), drawn, "backbone", views=wb.Augment(3), seed=2, progress=False)
     assert table["value"].item() == pytest.approx(float(wb.alignment(again["backbone"], again.factors["source"])), rel=1e-6)
 
 
@@ -275,3 +277,70 @@ def test_resuming_says_what_it_wants_where_it_cannot_go_on_by_itself(trained, tm
     (tmp_path / "empty/run.json").write_text(json.dumps(spec))
     assert main(["resume", str(tmp_path / "empty")]) == 1
     assert "was trained on 'garments_train', which is not made again; pass the images" in capsys.readouterr().err
+
+
+def test_measures_of_views_are_left_out_where_there_are_none(trained, tmp_path, capsys):
+    out = str(tmp_path / "plain")
+    assert main(["features", str(trained), "--layers", "backbone", "--n", "32", "--out", out, "--no-progress"]) == 0
+    assert "Features(32 rows" in capsys.readouterr().out
+    assert main(["measure", out, "--measures", "rankme", "lidar", "alignment", "--csv"]) == 0
+    shown = capsys.readouterr()
+    assert set(pd.read_csv(io.StringIO(shown.out))["measure"]) == {"rankme"}
+    assert "left out: for lidar and alignment several views of each image are needed: workbench features" in shown.err
+    assert main(["measure", out, "--measures", "lidar"]) == 2
+    assert "for lidar several views of each image are needed" in capsys.readouterr().err
+
+
+def test_a_run_on_a_folder_says_the_command_that_works(tmp_path, capsys):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for kind in ("a", "b"):
+        (tmp_path / "pics" / kind).mkdir(parents=True)
+        for i in range(12):
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(tmp_path / "pics" / kind / f"{i}.png")
+    pics, out = str(tmp_path / "pics"), str(tmp_path / "run")
+    small = [
+        "--set",
+        "backbone.width=4",
+        "data.size=16",
+        "--projector",
+        "8",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "8",
+        "--no-progress",
+    ]
+    assert main(["train", "--data", pics, *small, "--out", out]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    command = said.partition("next: ")[2].partition(";")[0]
+    assert command == f"workbench replay {out} --data {pics}"
+    assert main([*command.split()[1:], "--no-progress"]) == 0
+    assert "nothing is held out of these images: a random half is searched for the other half" in capsys.readouterr().out
+    assert main(["replay", out, "--no-progress"]) == 1
+    assert "which is not made again; pass the images (in a shell: --data FOLDER)\n" in capsys.readouterr().err
+
+
+def test_a_name_that_is_nearly_right_is_suggested(capsys):
+    assert main(["train", "--objective", "vicrg", "--out", "nowhere"]) == 2
+    assert "(did you mean VICReg?)" in capsys.readouterr().err
+
+
+def test_the_package_is_the_command_line_too():
+    done = subprocess.run([sys.executable, "-m", "workbench", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == wb.__version__
+
+
+def test_a_server_ends_with_the_process_that_serves(tmp_path):
+    script = "from workbench.cli import serving; import sys; serving._serve([sys.executable, '-c', sys.argv[1]])"
+    child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script, child]) as server:
+        for _ in range(300):
+            if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
+                break
+            time.sleep(0.1)
+        server.terminate()
+        assert server.wait(timeout=30) == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)

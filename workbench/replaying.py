@@ -9,6 +9,7 @@ the images have labels. Both have n, d and convention, what every number was tak
 import warnings
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
@@ -43,8 +44,8 @@ def replay(
 
     Arguments:
         images: Where to measure. Without them, images like those of the training are drawn: the neighbours are looked for
-            among training images, for held-out ones (:meth:`Run.held_out`). With them, and where nothing is held out, the first
-            half is searched for the second.
+            among training images, for held-out ones (:meth:`Run.held_out`). With them, and where nothing is held out, a random
+            half (always the same) is searched for the other.
         layers: Module paths; by default the stages of the backbone and every layer of the projector.
         steps: Which of ``run.steps``; by default all.
         n: At most so many images for each part.
@@ -127,14 +128,16 @@ def _unfit(factors: pd.DataFrame, name: str) -> KeyError | ValueError | None:
 
 def halves(run: Run, images: Images | None, n: int) -> tuple[Images, Images]:
     """Returns at most ``n`` images to learn from and ``n`` others to be asked about, as :func:`replay` says."""
-    if images is not None:
-        half = len(images) // 2
-        return images[: min(n, half)], images[half : half + n]
-    bank, held_out = run.images(), run.held_out()
-    if held_out is not None:
-        return bank[:n], held_out[:n]
-    half = len(bank) // 2
-    return bank[: min(n, half)], bank[half : half + n]
+    if images is None:
+        bank, held_out = run.images(), run.held_out()
+        if held_out is not None:
+            return bank[:n], held_out[:n]
+        images = bank
+    if len(images) < 2:
+        raise ValueError(f"{images.name} has {len(images)} images: one to learn from and another to be asked about are the least")
+    order = np.random.default_rng(0).permutation(len(images))  # a folder's images come class by class
+    half = len(images) // 2
+    return images[np.sort(order[: min(n, half)])], images[np.sort(order[half : half + n])]
 
 
 def _kept(run: Run, name: str, about: dict[str, str]) -> tuple[pd.DataFrame, int]:

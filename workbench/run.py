@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "runs"]
 
+GIVE = "pass the images (in a shell: --data FOLDER)"
+
 
 class Run:
     """One training run on disk.
@@ -60,8 +62,8 @@ class Run:
         path = Path(path)
         if (path / "run.json").exists():
             raise FileExistsError(
-                f"{path} already holds a run: go on with it by resume=True, look at it by Run({str(path)!r}), "
-                f"or give another folder"
+                f"{path} already holds a run: go on with it by resume=True (in a shell: --resume), look at it by "
+                f"Run({str(path)!r}) (`workbench show {path}`), or give another folder"
             )
         if any((path / "weights").glob("*.safetensors")):
             raise FileExistsError(f"{path} holds weights of a run whose run.json is gone; give another folder, or delete it")
@@ -182,7 +184,7 @@ class Run:
         spec = self._recorded("images")
         name, recipe = spec.get("name", "unknown images"), spec.get("recipe")
         if not isinstance(recipe, dict):
-            raise ValueError(f"{self.path} was trained on {name!r}, which it cannot make again; pass the images")
+            raise ValueError(f"{self.path} was trained on {name!r}, which it cannot make again; {GIVE}")
         images = self._drawn(recipe | changes)
         if "digest" not in spec:
             raise ValueError(f"{self.path} does not record what its images looked like; pass the images")
@@ -215,7 +217,8 @@ class Run:
             with without_weights():
                 images = build(recipe, allow=self.allow)
         except ValueError as error:
-            raise ValueError(f"{self.path} was trained on {name!r}, which is not made again; pass the images: {error}") from error
+            why = "" if recipe.get("path") else f": {error}"
+            raise ValueError(f"{self.path} was trained on {name!r}, which is not made again; {GIVE}{why}") from error
         if not isinstance(images, Images):
             raise ValueError(f"the images of {self.path} are recorded as a {type(images).__name__}; pass the images")
         return images
@@ -367,6 +370,7 @@ def runs(folder: str | Path = "runs") -> pd.DataFrame:
         try:
             run = Run(path.parent)
             last = run.metrics.iloc[-1].to_dict() if len(run.metrics) else {}
+            last |= {"step": int(max([*run.steps, last.get("step", 0)]))}  # kept weights may be newer than the last logged row
             rows.append({"run": str(path.parent.relative_to(folder)), "finished": run.finished, **_flat(run.spec), **last})
         except Exception as error:  # one damaged run, whatever is wrong with it, must not hide the others
             rows.append({"run": str(path.parent.relative_to(folder)), "finished": False, "error": str(error)})

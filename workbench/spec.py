@@ -8,6 +8,7 @@ without importing it.
 import ast
 import contextlib
 import contextvars
+import difflib
 import functools
 import importlib
 import importlib.util
@@ -203,7 +204,9 @@ def find(package: str, name: str) -> Any:
         return importlib.import_module(f"{package}.{name}")
     home = _names(package)
     if name not in home:
-        raise AttributeError(f"{package} has no name {name!r}; it has {', '.join(sorted(home))}")
+        near = difflib.get_close_matches(name, home, n=3)
+        known = f"near it are {', '.join(near)}" if near else f"it has {', '.join(sorted(home))}"
+        raise AttributeError(f"{package} has no name {name!r}; {known}")
     return getattr(importlib.import_module(home[name]), name)
 
 

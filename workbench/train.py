@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,6 +121,8 @@ class Trainer:
             ("warmup", 0, 1),
         ]:
             value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise TypeError(f"{name} must be a number between {low:g} and {high:g}, but is {value!r}")
             if not low <= value <= high:
                 raise ValueError(f"{name} must lie between {low:g} and {high:g}, but is {value}")
             if name in ("epochs", "batch_size") and value != int(value):
@@ -428,8 +431,8 @@ class _Recorder:
         if interrupted.is_set() and t.number < t.total:
             self.checkpoint()
             raise KeyboardInterrupt(
-                f"stopped at step {t.number} of {t.total}; all of it is kept in {self.run.path}. To go on: the same fit(..., "
-                f"out={str(self.run.path)!r}, resume=True), or `workbench resume {self.run.path}`"
+                f"stopped at step {t.number} of {t.total}; all of it is kept in {self.run.path}. To go on: "
+                f"`workbench resume {self.run.path}`, or in Python the same fit(..., out={str(self.run.path)!r}, resume=True)"
             )
         if t.number < t.total:
             self.checkpoint()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from workbench.cli import looking, serving, sweeping, training
-from workbench.cli.typed import UsageError, datasets, measures, objectives
+from workbench.cli.typed import UsageError, datasets, measures, objectives, view_makers
 
 __all__ = ["main"]
 
@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[Verb, Options]] = {
     "measure": (looking.measure, looking.measure_options),
     "data": (looking.menu(datasets, "List the data sets that need nothing but their name."), looking.no_options),
     "objectives": (looking.menu(objectives, "List the objectives."), looking.no_options),
+    "views": (looking.menu(view_makers, "List what makes views of images."), looking.no_options),
     "backbones": (looking.list_backbones, looking.backbones_options),
     "measures": (looking.menu(measures, "List the measures that give one number."), looking.no_options),
     "reproduce": (serving.reproduce, serving.reproduce_options),

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,9 @@ def show(args: argparse.Namespace) -> None:
         return
     print(f"{run!r}\n\n{pd.json_normalize(run.spec).iloc[0].to_string()}")
     if len(run.metrics):
-        print(f"\nlast of {len(run.metrics)} rows of metrics\n{run.metrics.iloc[-1].to_string()}")
+        last = run.metrics.iloc[-1].dropna()
+        print(f"\nlast of {len(run.metrics)} rows of metrics")
+        print("\n".join(f"{name:<12} {value:g}" for name, value in last.items()))
     print(f"\nweights of steps {', '.join(map(str, run.steps)) or 'none'}")
     tables = [name for name in ("spectrum", "measures") if run.table(name) is not None]
     print(f"tables {', '.join(tables)}" if tables else f"no tables yet: workbench replay {run.path}")
@@ -94,6 +97,8 @@ def replay_run(args: argparse.Namespace) -> None:
     images = given_images(args, run)
     asked = {"layers": args.layers, "steps": args.steps, "n": args.n, "factor": args.factor}
     table = replay(run, images, **asked, progress=not args.no_progress)["measures"]
+    if images is not None or run.held_out() is None:
+        print("nothing is held out of these images: a random half is searched for the other half")
     _print_measures(table[table["step"] == table["step"].max()])
     print(f"\nat step {table['step'].max()}; all {table['step'].nunique()} steps are in {run.path / 'tables'}")
 
@@ -115,13 +120,17 @@ def features(args: argparse.Namespace) -> None:
     workbench features runs/demo --data fashion_mnist --layers backbone projector --out features/demo
     workbench features runs/demo --views augment --set views.n=10 --n 500 --out features/views
     """
+    import numpy as np
+
     from workbench.features import extract
     from workbench.models.encoder import main_layers
     from workbench.run import Run
 
     run = Run(args.run, allow=args.allow)
     model = run.model(args.step)
-    images = (given_images(args, run) or run.images())[: args.n]
+    images = given_images(args, run) or run.images()
+    if args.n is not None and args.n < len(images):
+        images = images[np.sort(np.random.default_rng(args.seed).permutation(len(images))[: args.n])]
     settings = read_settings(args.set)["views"]
     if settings and not args.views:
         raise UsageError("--set views.KEY=VALUE is about views, but --views names none")
@@ -141,12 +150,12 @@ def features_options(parser: argparse.ArgumentParser) -> None:
     data_option(parser, "images; by default those of the training")
     parser.add_argument("--layers", nargs="+", help="module paths (`workbench show RUN --layers`); by default the main ones")
     parser.add_argument("--step", type=int, help="which of the kept steps; by default the last")
-    parser.add_argument("--n", type=int, help="at most so many images, the first; by default all")
+    parser.add_argument("--n", type=int, help="at most so many images, drawn at random; by default all")
     parser.add_argument("--tokens", default="mean", help="of token sequences: mean (default), patches or first")
     parser.add_argument(
         "--views", help="how views are made (augment, rerender ...), a row each, as lidar and alignment want them"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the views; default 0")
+    parser.add_argument("--seed", type=int, default=0, help="of the views and of the images drawn; default 0")
     parser.add_argument("--out", required=True, help="folder for the store; an interrupted one is gone on with")
     parser.add_argument("--no-progress", action="store_true", help="show no bar")
 
@@ -162,12 +171,25 @@ def measure(args: argparse.Namespace) -> None:
     from workbench.measures.table import over_layers
 
     known = measures()
-    names = [choose("measure", name, known) for name in args.measures]
-    table = over_layers(Features.load(args.features), interval=args.interval, **{name: known[name] for name in names})
+    names, kept = [choose("measure", name, known) for name in args.measures], Features.load(args.features)
+    if "source" not in kept.factors:
+        names = _without_views(names, known)
+    table = over_layers(kept, interval=args.interval, **{name: known[name] for name in names})
     if args.csv:
         print(table.to_csv(index=False), end="")
     else:
         _print_measures(table)
+
+
+def _without_views(names: list[str], known: Mapping[str, Callable]) -> list[str]:
+    """Returns the measures that need no views, and says of the others what they need."""
+    need = [name for name in names if "source" in inspect.signature(known[name]).parameters]
+    said = "several views of each image are needed: workbench features RUN --views augment --set views.n=10 --out FOLDER"
+    if need and len(need) == len(names):
+        raise UsageError(f"for {' and '.join(need)} {said}")
+    if need:
+        print(f"left out: for {' and '.join(need)} {said}", file=sys.stderr)
+    return [name for name in names if name not in need]
 
 
 def measure_options(parser: argparse.ArgumentParser) -> None:

@@ -3,10 +3,13 @@
 import argparse
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from workbench.cli.typed import UsageError, value
@@ -84,15 +87,29 @@ def lab_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(command: Sequence[str]) -> None:
-    """Runs a server until it ends or Ctrl-C ends it."""
-    with subprocess.Popen(command) as server:
+    """Runs a server until it ends, or Ctrl-C or the end of this process ends it."""
+    with subprocess.Popen(command) as server, _passed_on(server):
         try:
             code = server.wait()
         except KeyboardInterrupt:
             server.terminate()
             return
-    if code:
+    if code and code != -signal.SIGTERM:
         raise RuntimeError(f"{' '.join(command[2:4])} ended with exit code {code}; its own words stand above")
+
+
+@contextmanager
+def _passed_on(server: subprocess.Popen) -> Iterator[None]:
+    """While entered, what would end this process ends the server, and with it this process."""
+    kinds = [kind for kind in ("SIGTERM", "SIGHUP") if hasattr(signal, kind)]
+    if threading.current_thread() is not threading.main_thread():
+        kinds = []  # only there can signals be caught
+    before = {kind: signal.signal(getattr(signal, kind), lambda *_: server.terminate()) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(getattr(signal, kind), handler)
 
 
 def _free_port(first: int) -> int:

@@ -30,7 +30,7 @@ CHOSEN = {
     "objective": ("simclr", "`workbench objectives` lists them"),
     "backbone": ("convnet", "`workbench backbones` lists them"),
     "projector": ("128-128", "widths after the representation, or none"),
-    "views": ("augment", "how views are made"),
+    "views": ("augment", "`workbench views` lists what makes them"),
 }
 """What a run is made of: the default, and what else can be chosen."""
 
@@ -42,7 +42,7 @@ def train(args: argparse.Namespace) -> None:
     workbench train --data ~/pictures --set data.size=64 views.blur=0.5 objective.temperature=0.2 --out runs/pictures
     accelerate launch -m workbench.cli train --data cifar10 --backbone resnet18 --out runs/many
     """
-    _summarise(trained(args))
+    _summarise(trained(args), args)
 
 
 def trained(args: argparse.Namespace) -> "Run":
@@ -147,7 +147,7 @@ def resume(args: argparse.Namespace) -> None:
     trainer, objective, views = (run.built(part) for part in ("trainer", "objective", "views"))
     start = run.model(min(run.steps, default=None))  # the checkpoint replaces its weights, where there is one
     record = {"out": run.path, "resume": True, "minutes": args.minutes, "progress": not args.no_progress}
-    _summarise(trainer.fit(start, objective, images, views, **record))
+    _summarise(trainer.fit(start, objective, images, views, **record), args)
 
 
 def resume_options(parser: argparse.ArgumentParser) -> None:
@@ -158,7 +158,13 @@ def resume_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-progress", action="store_true", help="show no bar")
 
 
-def _summarise(run: "Run") -> None:
+def _summarise(run: "Run", args: argparse.Namespace) -> None:
     loss = run.metrics["loss"].iloc[-1] if "loss" in run.metrics else float("nan")
-    goes_on = "" if run.finished else f"workbench resume {run.path}; "
-    print(f"{run!r}, loss {loss:.4g}\nnext: {goes_on}workbench replay {run.path}; workbench apps {run.path}")
+    made, total = run.spec["made"], run.spec["total"]
+    print(f"{run!r}, loss {loss:.4g}, trained in {made['precision'].replace('no', 'fp32')} on {made['on']}")
+    if args.minutes is not None and not run.finished:
+        print(f"stopped after {args.minutes:g} minutes, as asked, at step {run.steps[-1]} of {total}")
+    recipe = run.spec["images"]["recipe"] or {"path": args.data}
+    given = f" --data {recipe['path']}" if recipe.get("path") else ""  # a folder is read again only where it is named
+    goes_on = "" if run.finished else f"workbench resume {run.path}{given}; "
+    print(f"next: {goes_on}workbench replay {run.path}{given}; workbench apps {run.path}")

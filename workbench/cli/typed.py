@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -44,7 +45,9 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     for own in known:
         if plain(own) == plain(name):
             return own
-    raise UsageError(f"there is no {kind} {name!r}; there are {', '.join(known)}")
+    near = difflib.get_close_matches(plain(name), {plain(own): own for own in known}, n=1)
+    meant = [f" (did you mean {own}?)" for own in known if [plain(own)] == near]
+    raise UsageError(f"there is no {kind} {name!r}; there are {', '.join(known)}{''.join(meant)}")
 
 
 def read_settings(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ References:
     | Chan, Golub, LeVeque, Updating formulae and a pairwise algorithm for computing sample variances (1979), eq. 2.1
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -113,7 +113,9 @@ def shape(z: Matrix | Moments) -> tuple[int, int]:
             raise ValueError("these moments have seen no rows; update them first.")
         return z.n, z.d
     if not isinstance(z, Tensor | np.ndarray):
-        raise TypeError(f"a measure takes a matrix (samples, dimensions) as a tensor or array, but got {type(z).__name__}.")
+        layers = f"; take a layer of it, such as [{next(iter(z))!r}]" if isinstance(z, Mapping) and len(z) else ""
+        kind = type(z).__name__
+        raise TypeError(f"a measure takes a matrix (samples, dimensions) as a tensor or array, but got {kind}{layers}.")
     if z.ndim != 2 or 0 in z.shape:
         hint = " Average feature maps over space, or flatten them, first." if z.ndim > 2 else ""
         raise ValueError(f"a measure takes a matrix (samples, dimensions), but got shape {tuple(z.shape)}.{hint}")

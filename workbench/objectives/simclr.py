@@ -92,7 +92,9 @@ def normalised_dimensions(z: Float[Tensor, "n m"], *, scale: bool) -> Float[Tens
 
 
 class SimCLR(Objective):
-    """SimCLR on the embedding ``z``; its authors' is ``Projector([2048, 2048, 128], norm_last=True)``.
+    """SimCLR on the embedding ``z``, and with ``decoupled=True`` DCL.
+
+    Its authors' projector is ``Projector([2048, 2048, 128], norm_last=True)``.
 
     Arguments:
         temperature: Above 0; the paper's 0.1 for ImageNet, 0.5 for CIFAR-10. (Garrido et al. find 0.15 best at 100 epochs.)
