@@ -14,7 +14,7 @@ NOTEBOOKS = sorted(Path(__file__).parents[1].glob("notebooks/**/[!.]*.ipynb"))
 TABLES = {  # what each paper leaves beside its notebook
     "dimensional_collapse": {"linear.csv", "measures.csv", "summary.csv", "spectra.parquet"},
     "guillotine": {"measures.csv", "cuts.csv"},
-    "rankme": {"measures.csv", "regret.csv"},
+    "projection_head": {"linear.csv", "measures.csv"},
 }
 every = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
