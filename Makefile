@@ -49,5 +49,6 @@ constraints: $(VENV)/dev.installed  ## write constraints.txt from what is instal
 $(VENV)/%.installed: pyproject.toml constraints.txt
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is needed, with venv (Debian: apt-get install python3-venv); or name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --constraint constraints.txt --editable '.[$*]'
+	@echo "installing into $(VENV): a few minutes the first time, about 7 GB"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$*]'
 	@touch $@
