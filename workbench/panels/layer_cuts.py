@@ -126,6 +126,10 @@ class CutState(param.Parameterized):
             self.param.update(task=task, layer=layer, against=against)
         self._before = {"layer": layer, "against": against}
 
+    def forget(self) -> None:
+        """Lets the next refresh choose task and layers anew."""
+        self._given = {name: getattr(self, name) for name in self._given}
+
     def _kept(self, name: str, known: list[str]) -> str:
         """What somebody chose, where it is still known; what was only given at the last refresh is given anew."""
         value = getattr(self, name)

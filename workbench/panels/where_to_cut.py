@@ -124,7 +124,7 @@ class WhereToCut(pn.viewable.Viewer):
             self.trouble.param.update(object=html.escape(trouble), visible=bool(trouble))
             self.pictures.visible = ready
             for choice in self._choices:
-                choice.visible = ready
+                choice.visible = ready and not (self.job is not None and self.job.running)  # menus answer when theirs grow
             self.button.label = "Probe what is missing" if ready else "Probe every layer"
             self.button.variant = "outlined" if ready else "contained"
 
@@ -213,7 +213,8 @@ class WhereToCut(pn.viewable.Viewer):
         if self.job is not None and self.job.running:
             return
         subject: Subject = self.state.found[self.state.subject]
-        self._at = at = []
+        self._at, self._first = [], not self.state.measured()
+        at = self._at
 
         def work(job: Job) -> None:
             with contextlib.closing(subject.probe()) as going:
@@ -240,6 +241,8 @@ class WhereToCut(pn.viewable.Viewer):
                 self.doing.object = html.escape(self._at[-1].next)
             if ended:
                 self._running(running=False)
+                if self._first:
+                    self.state.forget()
             if ended or len(self.state.probes()) != (self._seen or (0, 0))[1]:
                 self.renew()
             if error is not None:
