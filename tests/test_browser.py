@@ -309,6 +309,114 @@ def test_a_map_shows_images_mutes_classes_and_gives_its_rows(clean_page, servers
     eventually(lambda: clean_page.evaluate(muted) == [False, True], 60)
 
 
+# where to cut
+
+
+CELL = """([title, column, row]) => {
+  const figures = [];
+  const walk = v => { if (v.model?.type === 'Figure' && v.model.title?.text === title) figures.push(v);
+    (v.child_views ?? []).forEach(walk) };
+  Bokeh.index.roots.forEach(walk);
+  const view = figures.at(-1), box = view.canvas_view.el.getBoundingClientRect();
+  return [box.x + view.frame.x_scale.compute(column + 0.5), box.y + view.frame.y_scale.compute(row + 0.5)];
+}"""
+CUTS = "What can be read from each layer"
+
+
+def parted(page) -> list[list[int]]:
+    """The rows of the held-out images that each of the two grids shows."""
+    grids = page.locator(".parted")
+    rows = "cells => cells.map(cell => Number(cell.dataset.row))"
+    return [grids.nth(i).locator(".thumb").evaluate_all(rows) for i in range(grids.count())]
+
+
+def test_where_to_cut_a_run(clean_page, tmp_path):
+    import workbench as wb
+
+    out = tmp_path / "runs" / "mine"
+    model = wb.build_encoder("convnet", "16-8", width=4, depth=2)
+    run = wb.Trainer(epochs=1, batch_size=64).fit(model, wb.SimCLR(), wb.garments(192), wb.Augment(), out=out, progress=False)
+    port = free_port()
+    command = [sys.executable, "-m", "panel", "serve", str(HOME / "apps/projector.py"), "--port", str(port), "--args", str(out)]
+    with started(command, port, tmp_path / "log") as address:
+        clean_page.goto(f"{address}/projector")
+        press(clean_page, "Probe every layer")
+        clean_page.get_by_text(re.compile(r"^label: .* at projector alone|^label: .* answer alike")).wait_for(timeout=180_000)
+        clean_page.get_by_role("button", name="Probe what is missing").wait_for(timeout=120_000)
+        table = run.table("answers").query("factor == 'label'").pivot(index="row", columns="layer", values="off")
+        layers, top = list(dict.fromkeys(run.table("probes")["layer"])), run.table("probes")["factor"].nunique() - 1
+        for layer in (layers[0], "projector.0"):
+            clean_page.mouse.click(*clean_page.evaluate(CELL, [CUTS, layers.index(layer), top]))
+            here = table.index[(table[layer] == 0) & (table["backbone"] == 1)]
+            there = table.index[(table[layer] == 1) & (table["backbone"] == 0)]
+            assert list(here) and list(there)
+            eventually(lambda a=here, b=there: parted(clean_page) == [list(a[:24]), list(b[:24])])
+            short = layer.removeprefix("backbone.")
+            clean_page.get_by_text(f"Right at {short}, wrong at backbone").wait_for()
+            spectrum = run.table("cuts").query("layer == @layer").sort_values("rank")["value"]
+            eventually(lambda s=short, v=spectrum: np.allclose(curve(clean_page, "Spectrum of the two layers", layer=s), v))
+            value = run.table("probes").query("layer == @layer and factor == 'label'")["value"].item()
+            dots = [line for line in figure(clean_page, "label by depth")["lines"] if line["kind"] == "Scatter"]
+            assert [layers.index(layer)] == dots[0]["depth"] and np.allclose(dots[0]["value"], value)
+        one = clean_page.locator(".parted .thumb").first
+        assert one.locator("img").evaluate("img => img.complete && img.naturalWidth") == 32
+        said = run.table("answers").query(
+            f"row == {one.get_attribute('data-row')} and layer == 'projector.0' and factor == 'label'"
+        )
+        assert one.inner_text().split("\n")[:2] == said[["truth", "answer"]].iloc[0].tolist()
+
+
+# choosing without labels
+
+
+def swept(folder: Path) -> None:
+    """A sweep of two methods, three rates and two seeds, as one that trained leaves it."""
+    from workbench.sweeping import grid, sweep
+
+    def task(out, method, lr, seed):
+        (out / "run.json").write_text(json.dumps({"total": 4, "trainer": {"lr": lr}}))
+        logged = [{"step": s, "loss": 1000 * lr + seed + 1 / (1 + s)} for s in range(5)]
+        (out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in logged))
+        short = abs(np.log2(lr / 2e-3))
+        high = method == "SimCLR"
+        return {"rankme": (50 if high else 20) - 4 * short + seed, "label": (60 if high else 70) - 5 * short + seed}
+
+    sweep(task, grid(method=["SimCLR", "VICReg"], lr=[1e-3, 2e-3, 8e-3], seed=[0, 1]), out=folder, workers=0, progress=False)
+
+
+def places(page, kind: str, legend: str) -> list[list[float]]:
+    """Where the points of a legend entry, or of none, are drawn."""
+    found = [line for line in figure(page, "RankMe against label: a point a setting")["lines"] if line["kind"] == kind]
+    own = [line for line in found if set(line.get("kind", [])) == {legend}] if legend else found
+    return [[x, y] for line in own for x, y in zip(line["x"], line["y"], strict=True)]
+
+
+def test_choosing_without_labels(clean_page, tmp_path):
+    swept(tmp_path / "mine")
+    port, page = free_port(), clean_page
+    command = [sys.executable, "-m", "panel", "serve", str(HOME / "apps/rank.py"), "--port", str(port)]
+    with started([*command, "--args", str(tmp_path / "mine"), "/no/where"], port, tmp_path / "log") as address:
+        page.goto(f"{address}/rank")
+        page.get_by_text("there is no folder /no/where").wait_for()
+        page.get_by_text("RankMe is not ranked across methods").wait_for()
+        page.wait_for_function("() => Bokeh.documents[0].is_idle")
+        drawn = places(page, "Scatter", "")
+        for place in ([50.5, 60.5], [46.5, 55.5], [42.5, 50.5], [20.5, 70.5], [16.5, 65.5], [12.5, 60.5]):
+            assert any(np.allclose(place, own) for own in drawn), place
+        costs = [w for line in figure(page, "What choosing costs")["lines"] if line["kind"] == "Text" for w in line["printed"]]
+        assert costs == ["5.0 ± 0.0", "0.0 ± 0.0"] * 2
+        title = "Loss of the runs of this setting"
+        assert np.allclose(curve(page, title, run="seed 1"), 3 + 1 / np.arange(1, 6))
+        page.mouse.click(*page.evaluate(PIXEL, [12.7, 60.2]))
+        page.get_by_text("clicked").wait_for()
+        assert page.locator("table.recipe").text_content().startswith("methodVICReglr0.008")
+        eventually(lambda: np.allclose(curve(page, title, run="seed 0"), 8 + 1 / np.arange(1, 6)))
+        eventually(lambda: [12.5, 60.5] == [round(v, 6) for v in places(page, "Scatter", "")[-1]])
+        page.get_by_role("switch").or_(page.get_by_role("checkbox")).first.click()
+        page.get_by_text("which no paper licenses").wait_for()
+        page.get_by_text("10.0 ± 0.0").first.wait_for()
+
+
 # JupyterLab
 
 
