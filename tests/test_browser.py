@@ -411,7 +411,7 @@ def test_choosing_without_labels(clean_page, tmp_path):
         page.get_by_text("clicked").wait_for()
         assert page.locator("table.recipe").text_content().startswith("methodVICReglr0.008")
         eventually(lambda: np.allclose(curve(page, title, run="seed 0"), 8 + 1 / np.arange(1, 6)))
-        eventually(lambda: [12.5, 60.5] == [round(v, 6) for v in places(page, "Scatter", "")[-1]])
+        eventually(lambda: [round(v, 6) for v in places(page, "Scatter", "")[-1]] == [12.5, 60.5])
         page.get_by_role("switch").or_(page.get_by_role("checkbox")).first.click()
         page.get_by_text("which no paper licenses").wait_for()
         page.get_by_text("10.0 ± 0.0").first.wait_for()
