@@ -1,5 +1,6 @@
 """Figures: each renders from a small table without torch, and draws the numbers that it was given."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -132,6 +133,27 @@ def test_each_curve_has_its_own_floor_and_no_positive_value_moves():
     assert floors(alone) == [(10.5, 1e-9, theme.QUIET)] and "1e-09" in next(e for e in alone if isinstance(e, hv.Text)).data[2]
 
 
+def test_a_floor_far_below_is_named_below_the_figure_and_takes_no_height():
+    far = TABLE.assign(value=[1.0, 0.5, 0.1, 1e-2, 0.0], floor=1e-17)
+    low, high = hv.renderer("bokeh").get_plot(spectra(far)).handles["y_range"].start, 3.0
+    assert (low, high) == (1e-2 / 5, 3.0)
+    assert note(spectra(far)) == "numerical floor 1e-17, below what is drawn"
+    near = far.assign(value=[1.0, 0.5, 0.1, 1e-2, 9e-15])
+    assert spectra_range(near)[0] < 1e-17 and "numerical" not in note(spectra(near))
+    assert "numerical" in note(spectra(near, ylim=(1e-5, 1.0)))
+
+
+def test_a_note_tells_the_browser_all_its_words_to_wrap_them_as_wide_as_the_figure_is():
+    words = "numerical floor 1e-17, below what is drawn"
+    plot = hv.renderer("bokeh").get_plot(spectra(TABLE.assign(floor=1e-17), responsive=True)).state
+    small = next(part for part in plot.below if isinstance(part, Title))
+    assert small.tags == [words, theme.SIZE["note"]] and " ".join(small.text.split()) == " ".join(words.split())
+    (wrap,) = plot.js_property_callbacks["change:inner_width"]
+    assert wrap.args == {"note": small, "figure": plot} and "figure.inner_width" in wrap.code
+    assert small.js_property_callbacks["change:tags"] == [wrap]
+    assert float(small.text_font_size[:-2]) < float(theme.SIZE["label"][:-2]) - 3
+
+
 def test_values_below_the_floor_are_drawn_where_they_are():
     """Float32 features of float64 eigenvalues: the drop from 1e-30 to 1e-40 is in the table, and in the figure."""
     table = TABLE.assign(value=[1.0, 1e-8, 1e-20, 1e-30, 0], floor=1e-15)
@@ -167,7 +189,8 @@ def test_spectra_range_holds_floors_only_where_they_matter():
     low, high = of([1.0, 1e-3], 1e-14)
     assert 1e-5 < low < 1e-3 and high > 1
     assert of([1.0, 1e-13], 1e-14)[0] < 1e-14
-    assert of([1.0, 0.0], 1e-14)[0] < 1e-14 / 3 * 1.01  # the zero is drawn below the floor
+    assert of([1.0, 1e-10], 1e-14)[0] > 1e-12  # four decades above the floor
+    assert of([1.0, 1e-3, 0.0], 1e-14) == (1e-3 / 5, 3.0)  # one dead unit would leave the curve a quarter of the height
     assert of([1.0, 1e-13, 1.0], [1e-3, 1e-14, 1e-30])[0] == pytest.approx(1e-14 / 50)
     assert of([1.0, 1e-13]) == (1e-13 / 5, 3.0)
     assert of([1.0, 1e-3, 1e-71]) == (1e-3 / 5, 3.0)  # 1e-71 of the largest is a zero, whatever it is called
@@ -500,7 +523,7 @@ def test_spectra_draw_what_measures_and_replays_give(tmp_path):
     z = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
     alone = wb.spectrum(z)
     np.testing.assert_allclose(drawn(wb.spectra(alone))["Curve"]["middle"], alone["value"])
-    assert note(wb.spectra(alone)) == "N = 60, D = 4"
+    assert note(wb.spectra(alone)) == "N = 60, D = 4; numerical floor 2e-16, below what is drawn"
     table = wb.over_layers({"h": z, "z": z[:, :2]}, spectrum=wb.spectrum)
     figure = wb.spectra(table)
     np.testing.assert_allclose(drawn(figure)["Curve h"]["middle"], alone["value"])
@@ -518,7 +541,7 @@ def test_spectra_draw_what_measures_and_replays_give(tmp_path):
     first = tables["spectrum"][tables["spectrum"]["step"] == 0]
     state = hv.renderer("bokeh").get_plot(wb.spectra(first)).state
     np.testing.assert_allclose(drawn(wb.spectra(first))["Curve backbone"]["middle"], first["value"])
-    assert note(wb.spectra(first)) == f"N = 24, D = {first['d'].iloc[0]}" and floors(wb.spectra(first)) != []
+    assert note(wb.spectra(first)).startswith(f"N = 24, D = {first['d'].iloc[0]}") and floors(wb.spectra(first)) != []
     assert state.yaxis[0].axis_label.startswith("eigenvalues of the covariance")
     assert len(floors(wb.spectra(tables["spectrum"], by="step"))) == len(run.steps) > 2
     for draw, kept in ((wb.spectra, "spectrum"), (wb.layer_table, "measures")):
@@ -536,6 +559,17 @@ def test_colours_can_be_told_apart():
         colours = list(palette(range(8), kind).values())
         assert len(set(colours)) == 8
         assert all(1.05 / (luminance(c) + 0.05) > 1.7 for c in colours), kind  # contrast with white paper
+
+    def lab(colour: str) -> np.ndarray:
+        """CIE L*a*b* under D65."""
+        rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear
+        f = np.cbrt(xyz / [0.9505, 1, 1.089])  # of colours that are not nearly black
+        return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+    eight = [lab(c) for c in list(palette(range(8), "layer").values())[1:]]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(eight, 2)) > 18  # of viridis 15
     ramp = [luminance(c) for c in palette(range(8), "layer").values()]
     assert ramp == sorted(ramp)  # an order that grey print keeps
 

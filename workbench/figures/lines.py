@@ -24,14 +24,15 @@ def spectra_range(table: pd.DataFrame) -> tuple[float, float]:
     Values under 5e-32 of the largest, which is nothing to arithmetic in float64, do not stretch it.
 
     Arguments:
-        table: Column ``value``; where there is a column ``floor``, those are held that lie less than six decades below a value.
+        table: Column ``value``; where there is a column ``floor``, those are held that lie less than three decades below a
+            positive value.
     """
     value = table["value"]
     top = value.max()
     if not top > 0:
         return 1e-3, 1.0
     low = value[value >= top * NOTHING].min() / 5
-    if "floor" in table and (near := (table["floor"] > 0) & (value < 1e6 * table["floor"])).any():
+    if "floor" in table and (near := (table["floor"] > 0) & (value > 0) & (value < 1e3 * table["floor"])).any():
         low = min(low, table["floor"][near].min() / 50)  # with room for its name
     return low, top * 3
 
@@ -51,7 +52,7 @@ def spectra(
 ) -> hv.Overlay:
     """Sorted values against their rank on a log axis, a curve for each value of ``by``; over seeds, mean and spread.
 
-    Below the figure stands what the table says of N and D.
+    Below the figure stands what the table says of N and D, and of floors that lie below what is drawn.
 
     Arguments:
         table: Columns ``rank`` (from 1), ``value`` and ``by``, such as those of ``spectrum``, ``over_layers``, ``replay``; rows
@@ -70,7 +71,7 @@ def spectra(
         options: Further HoloViews options, such as ``width`` and ``height`` of the frame.
 
     Zeros and negative values, which have no place on a log axis, are drawn below the floor of their curve, at a third of it;
-    without a floor at a third of the least value.
+    without a floor at a third of the least value; a curve that ends in zeros falls out of the figure where its floor does.
 
     Raises:
         KeyError: If the table lacks a column.
@@ -88,7 +89,8 @@ def spectra(
     parts = _lines(table.assign(value=_drawable(table, curve)), "rank", "value", by, dash, colours, log=True)
     parts += _floors(table, curve, colours, last)
     parts += [part for words, value in (marks or {}).items() for part in _level(value, words, last)]
-    looks = {"ylim": ylim or spectra_range(table), "xlim": (0.5, last + 0.5), "note": theme.facts(table, by)}
+    ylim = ylim or spectra_range(table)
+    looks = {"ylim": ylim, "xlim": (0.5, last + 0.5), "note": _note(table, by, ylim[0])}
     looks |= {"xlabel": "rank", "ylabel": quantity or _convention(table)} | options
     return theme.frame(hv.Overlay(parts), title=title, legend=by, logy=True, **looks)
 
@@ -174,8 +176,18 @@ def _floors(table: pd.DataFrame, curve: list[str], colours: Mapping[Hashable, st
     ]
     lines = hv.Contours(paths, ["rank", "middle"], ["colour"], label="floor")
     lines = lines.opts(color=hv.dim("colour"), line_dash="dashed", line_width=1.6, show_legend=False)
-    words = f"numerical floor {low:.0e}" if same else f"numerical floors {low:.0e} to {high:.0e}"
-    return [lines, _words(low / 1.2, words, last, valign="top")]
+    return [lines, _words(low / 1.2, _floor_words(low, high), last, valign="top")]
+
+
+def _floor_words(low: float, high: float) -> str:
+    return f"numerical floor {low:.0e}" if high < 1.05 * low else f"numerical floors {low:.0e} to {high:.0e}"
+
+
+def _note(table: pd.DataFrame, by: str, low: float) -> str:
+    """N and D, and the floors, if their name stands below ``low``, where nothing is drawn."""
+    known = table["floor"][table["floor"] > 0] if "floor" in table else table["value"][:0]
+    said = [f"{_floor_words(known.min(), known.max())}, below what is drawn"] if len(known) and known.min() <= low else []
+    return "; ".join(filter(None, [theme.facts(table, by), *said]))
 
 
 def _convention(table: pd.DataFrame) -> str:

@@ -1,7 +1,8 @@
 """How figures look: colours, fonts, sizes. Nothing else in the project sets them.
 
 Categories take the palette of Okabe and Ito (2008), which people with any colour vision can tell apart; whatever has an
-order (layer depth, training step) takes a part of viridis or plasma that is dark enough for white paper and beamers.
+order takes a sequence that grows lighter, as far as white paper and beamers allow: training steps a part of plasma, layers one
+of our own, from ink over blue, violet and rose to amber, since eight neighbours of one hue are one colour to the eye.
 """
 
 import dataclasses
@@ -15,8 +16,8 @@ import holoviews.plotting.bokeh
 import pandas as pd
 from bokeh.core.validation import silence
 from bokeh.core.validation.warnings import FIXED_SIZING_MODE
-from bokeh.models import ColorBar, Plot, Text, Title
-from bokeh.palettes import Blues256, Plasma256, Viridis256
+from bokeh.models import ColorBar, CustomJS, Plot, Text, Title
+from bokeh.palettes import Blues256, Plasma256, Viridis256, interp_palette
 from bokeh.themes import Theme
 
 __all__ = ["palette"]
@@ -25,12 +26,13 @@ __all__ = ["palette"]
 CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#4D4D4D")
 CATEGORIES += ("#8FB300", "#8B4513", "#00B8A9", "#A0003A")
 PAIR = CATEGORIES[:2]  # of what was chosen and what it is held against
-RAMPS = {"layer": Viridis256[8:205], "rank": Viridis256[8:205], "step": Plasma256[0:200]}
+DEPTH = interp_palette(("#08082E", "#2A32D0", "#7D7BE8", "#C77F9F", "#F5A623"), 256)
+RAMPS = {"layer": DEPTH, "rank": Viridis256[8:205], "step": Plasma256[0:200]}
 PALE = tuple(reversed(Blues256[130:]))  # white to a blue on which black numbers can be read
 DEEP = tuple(reversed(Blues256))
 INK, QUIET, GREY, GRID, PAPER = "#1F2933", "#6B7785", "#C4CBD3", "#E4E7EB", "#FFFFFF"
 FONT = "Helvetica"
-SIZE = {"title": "17px", "label": "15px", "tick": "13px", "legend": "14px", "note": "12.5px"}
+SIZE = {"title": "17px", "label": "15px", "tick": "13px", "legend": "14px", "note": "11.5px"}
 LOOKS = {  # by class of Bokeh
     "Plot": {"background_fill_color": PAPER, "border_fill_color": PAPER, "outline_line_color": None},
     "Title": {"text_font": FONT, "text_font_size": SIZE["title"], "text_font_style": "bold", "text_color": INK, "standoff": 12},
@@ -77,7 +79,25 @@ LOOKS = {  # by class of Bokeh
 }
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 WIDTH, HEIGHT = 560, 380
-LETTER = 6.6  # of a note, on average, in screen pixels
+LETTER = 6.2  # of a note, on average, in screen pixels
+# a browser knows how wide a figure and its letters really are; some pages make every title large and bold
+WRAP = """
+const [said, size] = note.tags
+if (note.text_font_size != size || note.text_font_style != 'normal') note.setv({text_font_size: size, text_font_style: 'normal'})
+const pen = document.createElement('canvas').getContext('2d')
+pen.font = `${size} ${note.text_font}`
+const lines = []
+for (const words of said.split('\\n')) {
+  let line = ''
+  for (const word of words.split(' ')) {
+    const longer = line ? `${line} ${word}` : word
+    if (line && pen.measureText(longer).width > figure.inner_width) { lines.push(line); line = word } else line = longer
+  }
+  lines.push(line)
+}
+const text = lines.join('\\n')
+if (figure.inner_width > 0 && text != note.text) note.text = text
+"""
 
 
 def palette(values: Sequence[Hashable], kind: str = "run") -> dict[Hashable, str]:
@@ -173,16 +193,20 @@ class Note:
     words: str
 
     def __call__(self, plot: Any, element: Any) -> None:
-        """Writes the words below the Bokeh figure that HoloViews made."""
+        """Writes the words below the Bokeh figure that HoloViews made, as wide as its frame."""
         figure = plot.handles.get("plot", plot.state)
-        fits = round((figure.frame_width or WIDTH * 0.7) / LETTER)
+        fits = max(round((figure.frame_width or figure.inner_width or WIDTH * 0.7) / LETTER), 12)
         text = "\n".join(line for words in self.words.splitlines() for line in textwrap.wrap(words, fits))
         known = [part for part in figure.below if isinstance(part, Title)]
         if known:
-            known[0].text = text
+            known[0].update(text=text, tags=[self.words, SIZE["note"]])
             return
         looks = {"text_font": FONT, "text_font_size": SIZE["note"], "text_font_style": "normal", "text_color": QUIET}
-        figure.add_layout(Title(text=text, standoff=8, **looks), "below")
+        note = Title(text=text, tags=[self.words, SIZE["note"]], standoff=8, **looks)
+        wrap = CustomJS(args={"note": note, "figure": figure}, code=WRAP)
+        figure.js_on_change("inner_width", wrap)
+        note.js_on_change("tags", wrap)
+        figure.add_layout(note, "below")
 
 
 def bare(plot: Any, element: Any) -> None:
