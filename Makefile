@@ -15,10 +15,10 @@ demo test: export OMP_NUM_THREADS = 1  # small networks: no slower on two cores,
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 18
 
-demo: $(VENV)/apps.installed  ## train on real garments (at most 2 minutes on a CPU), run the start notebook, serve the apps (SERVE=0: do not)
+demo: $(VENV)/apps.installed  ## train on real garments (at most 2 minutes on a CPU), run the start notebook on it, serve the apps (SERVE=0: do not)
 	$(BIN)/workbench train --data garments --objective simclr --backbone convnet --projector 256-128 --views rerender --set objective.temperature=0.2 --lr 2e-3 --epochs 10 --minutes 2 --out runs/demo --resume
 	$(BIN)/workbench replay runs/demo
-	$(BIN)/workbench reproduce 00_start -p scale smoke
+	$(BIN)/workbench reproduce 00_start -p scale smoke -p run runs/demo
 	@[ "$(SERVE)" = 0 ] || $(BIN)/workbench apps runs/demo
 
 test: $(VENV)/dev.installed  ## the tests, at most 15 minutes on two cores
