@@ -265,6 +265,38 @@ def test_each_curve_of_a_run_has_the_floor_of_its_table(measured_run):
     assert floors(view.spectrum) == [] and "projector" in drawn(view.spectrum)
 
 
+def test_what_is_laid_over_is_alike_and_what_is_missing_is_said(measured_run):
+    import json
+
+    def told(name, objective, *, tables=True):
+        path = measured_run(name, tables=tables)
+        spec = json.loads((path / "run.json").read_text())
+        spec |= {"objective": {"is": objective}, "images": {"digest": "a"}}
+        (path / "run.json").write_text(json.dumps(spec))
+        return path
+
+    paths = [told("a", "SimCLR"), told("b", "VICReg"), told("sprites", "SimCLR", tables=False)]
+    view = CollapseRun(RunPair(find_runs(paths)[0]))
+    assert view.runs.other == "none" and not view.remark.visible
+    view.runs.other = "sprites"
+    assert view.remark.visible and f"sprites has no tables yet: workbench replay {paths[2]}" in view.remark.object
+    assert set(view.runs.metrics()["run"]) == {"a", "sprites"}
+    view.runs.other = "b"
+    assert set(view.runs.metrics()["run"]) == {"a"} and "The loss of b is left out" in view.remark.object
+    again = RunPair(find_runs([*paths, told("c", "SimCLR")])[0])
+    assert again.other == "c"
+
+
+def test_a_stage_that_is_the_backbone_is_not_drawn_twice(measured_run):
+    path = measured_run("mine")
+    table = pd.read_parquet(path / "tables" / "spectrum.parquet")
+    twin = table[table["layer"] == "backbone"].assign(layer="backbone.stage4")
+    pd.concat([twin, table]).to_parquet(path / "tables" / "spectrum.parquet")
+    state = RunPair(find_runs([path])[0])
+    assert "backbone.stage4" in state.param.layers.objects and "backbone.stage4" not in state.layers
+    assert "backbone" in state.layers
+
+
 def test_layers_can_be_left_out(measured_run):
     view = CollapseRun(
         pair(

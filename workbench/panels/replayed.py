@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
@@ -67,7 +68,8 @@ class RunPair(param.Parameterized):
         names = list(self.found)
         self.param.run.objects = names or [""]
         self.param.other.objects = ["none", *names]
-        self.run, self.other = (names or [""])[0], names[1] if len(names) > 1 else "none"
+        self.run, self.other = (names or [""])[0], "none"
+        self.other = next((name for name in names[1:] if self.alike(self.run, name) and self._has_tables(name)), "none")
         self.known: list[int] = []
         self.refresh()
 
@@ -76,10 +78,43 @@ class RunPair(param.Parameterized):
         layers = list(dict.fromkeys(self.tidy("spectrum")["layer"]))
         if layers != self.param.layers.objects:
             self.param.layers.objects = layers
-            self.layers = layers
+            self.layers = self._distinct(layers)
         before, self.known = self.known, self.steps()
         if self.known and (not before or self.step not in self.known):
             self.step = self.known[-1]
+
+    def _distinct(self, layers: list[str]) -> list[str]:
+        """The layers without those whose spectrum is that of ``backbone``, as its pooled last stage's is."""
+        table = self.table(self.run, "spectrum") if self.run in self.found else pd.DataFrame(columns=["layer"])
+        known = {name: part["value"].to_numpy() for name, part in table.groupby("layer", sort=False)}
+        whole = known.get("backbone")
+        same = {n for n, v in known.items() if n != "backbone" and whole is not None and np.array_equal(v, whole)}
+        return [name for name in layers if name not in same]
+
+    def alike(self, one: str, other: str) -> bool:
+        """Whether two runs were trained on the same images, towards the same objective."""
+        return self._about(one) == self._about(other)
+
+    def _about(self, name: str) -> tuple[str | None, str | None]:
+        spec = self.found[name].spec
+        return (spec.get("images") or {}).get("digest"), self._objective(name)
+
+    def _objective(self, name: str) -> str | None:
+        return (self.found[name].spec.get("objective") or {}).get("is")
+
+    def _has_tables(self, name: str) -> bool:
+        return (self.found[name].path / "tables" / "spectrum.parquet").is_file()
+
+    def remarks(self) -> list[str]:
+        """What the reader misses of the run that is laid over, a sentence each."""
+        if self.other not in self.found or self.other == self.run:
+            return []
+        said = []
+        if not len(self.table(self.other, "spectrum")) and (self.other, "spectrum") not in self.troubles:
+            said.append(f"{self.other} has no tables yet: workbench replay {self.found[self.other].path}")
+        if self._objective(self.run) != self._objective(self.other):
+            said.append(f"The loss of {self.other} is left out: it is of another objective, in other units.")
+        return said
 
     def pair(self) -> list[str]:
         """The names of the runs that are drawn."""
@@ -134,8 +169,9 @@ class RunPair(param.Parameterized):
         return wide.assign(**{"step + 1": wide["step"] + 1})
 
     def metrics(self) -> pd.DataFrame:
-        """What the runs logged, with a column ``run``."""
-        logged = [self.found[name].metrics.assign(run=name) for name in self.pair()]
+        """What the runs logged, with a column ``run``; of the other only where the objective, so the loss, is the same."""
+        same = [name for name in self.pair() if self._objective(name) == self._objective(self.run)]
+        logged = [self.found[name].metrics.assign(run=name) for name in same]
         logged = [m for m in logged if {"step", "loss"} <= set(m)]
         if not logged:
             return pd.DataFrame(columns=["step", "loss", "run", "step + 1"])
@@ -175,6 +211,7 @@ class CollapseRun(pn.viewable.Viewer):
             *[pmui.Alert(object=html.escape(c), severity="warning", sizing_mode="stretch_width") for c in complaints]
         )
         self.trouble = pmui.Alert(object="", severity="error", visible=False, sizing_mode="stretch_width")
+        self.remark = pmui.Alert(object="", severity="info", visible=False, sizing_mode="stretch_width")
         self.player = pmui.DiscretePlayer(
             options=[0], value=0, interval=500, show_loop_controls=False, sizing_mode="stretch_width"
         )
@@ -194,13 +231,13 @@ class CollapseRun(pn.viewable.Viewer):
         )
         self.pictures = pn.Column(
             self.said,
-            beside(self.spectrum, self.table, height=390),
+            beside(self.spectrum, self.table, height=310),
             self.player,
-            beside(self.rank, self.near, self.loss, height=230),
+            beside(self.rank, self.near, self.loss, height=200),
             sizing_mode="stretch_width",
         )
         page = pn.Row(self._controls, self.pictures, sizing_mode="stretch_width")
-        self._page = pn.Column(self.alert, self.trouble, page, sizing_mode="stretch_width")
+        self._page = pn.Column(self.alert, self.trouble, self.remark, page, sizing_mode="stretch_width")
         self.button.on_click(lambda event: self.measure())
         self.player.param.watch(lambda event: setattr(self.runs, "step", event.new), "value")
         self.runs.param.watch(lambda *events: self.draw(), ["step", "layers"])
@@ -218,6 +255,8 @@ class CollapseRun(pn.viewable.Viewer):
             self.player.param.update(options=steps or [0], value=self.runs.step if steps else 0)
             troubles = [words for (name, _), words in self.runs.troubles.items() if name in self.runs.pair()]
             self.trouble.param.update(object=html.escape(" ".join(troubles)), visible=bool(troubles))
+            remarks = self.runs.remarks()
+            self.remark.param.update(object=html.escape(" ".join(remarks)), visible=bool(remarks))
             self.draw()
 
     def draw(self) -> None:
@@ -244,14 +283,14 @@ class CollapseRun(pn.viewable.Viewer):
             for picture in (self.spectrum, self.table, self.rank, self.near):
                 picture.show(None)
             return
-        self.spectrum.show(spectra(now, ylim=spectra_range(every), title="Spectrum", height=390, **common))
+        self.spectrum.show(spectra(now, ylim=spectra_range(every), title="Spectrum", height=310, **common))
         numbers = runs.at_step("measures")
         numbers = numbers[numbers["run"] == runs.run].sort_values(
             "measure", key=lambda names: names.map(ORDER.get), kind="stable"
         )
-        self.table.show(layer_table(numbers, title=runs.run, responsive=True, height=390) if len(numbers) else None)
+        self.table.show(layer_table(numbers, title=runs.run, responsive=True, height=310) if len(numbers) else None)
         course = runs.course()
-        below = common | {"x": "step + 1", "logx": True, "height": 230, "show_legend": False, "marker": runs.step + 1}
+        below = common | {"x": "step + 1", "logx": True, "height": 200, "show_legend": False, "marker": runs.step + 1}
         below |= {"xlim": (0.9, max(course["step + 1"].max(), 2) * 1.1)}
         for picture, name, title in ((self.rank, "rankme", "RankMe"), (self.near, "knn", "Nearest neighbours' accuracy")):
             picture.show(training_curves(course, values=[name], title=title, **below) if name in course else None)
