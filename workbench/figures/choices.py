@@ -53,15 +53,15 @@ def choice_scatter(
     theme.lone(table, [by, setting], [x, y])
     points = table.groupby([by, setting], sort=False, observed=True)[[x, y]].agg(["mean", "std", "size"])
     points.columns = ["x", "dx", "nx", "y", "dy", "seeds"]
-    points = points.drop(columns="nx").fillna({"dx": 0.0, "dy": 0.0}).reset_index(names=["kind", "setting"])
-    colours, parts = colours or theme.palette(list(dict.fromkeys(points["kind"])), by), []
+    points = points.drop(columns="nx").fillna({"dx": 0.0, "dy": 0.0}).reset_index(names=["group", "setting"])
+    colours, parts = colours or theme.palette(list(dict.fromkeys(points["group"])), by), []
     if floor is not None:
         best = points["y"].max()
         parts.append(hv.HSpan(best - 2 * floor, best + 2 * floor).opts(color=theme.GREY, alpha=0.3, show_legend=False))
     digits = "0" * _digits(points["y"].max() - points["y"].min())
-    tips = [(by, "@kind"), (setting, "@setting"), (x, "@x{0.000a}"), (y, f"@y{{0.{digits}}}"), ("seeds", "@seeds")]
+    tips = [(by, "@group"), (setting, "@setting"), (x, "@x{0.000a}"), (y, f"@y{{0.{digits}}}"), ("seeds", "@seeds")]
     for kind, colour in colours.items():
-        own = points[points["kind"] == kind]
+        own = points[points["group"] == kind]
         own = own.sort_values("setting", kind="stable") if pd.api.types.is_numeric_dtype(own["setting"]) else own
         looks = {"color": colour, "show_legend": False}
         if line:
@@ -78,7 +78,7 @@ def choice_scatter(
                 size=18, fill_alpha=0, line_color=theme.INK, line_width=1.6, show_legend=False
             )
             parts.append(ring)
-        dots = hv.Points(own, ["x", "y"], ["kind", "setting", "seeds"], label=str(kind))
+        dots = hv.Points(own, ["x", "y"], ["group", "setting", "seeds"], label=str(kind))
         parts.append(dots.opts(color=colour, size=9, tools=["hover"], hover_tooltips=tips, show_legend=len(colours) > 1))
     if picked is not None:
         cross = hv.Points(points[points["setting"] == picked], ["x", "y"])
