@@ -14,6 +14,7 @@ from typing import Any
 import holoviews as hv
 import holoviews.plotting.bokeh
 import pandas as pd
+from bokeh.core.property.descriptors import UnsetValueError
 from bokeh.core.validation import silence
 from bokeh.core.validation.warnings import FIXED_SIZING_MODE
 from bokeh.models import ColorBar, CustomJS, Plot, Text, Title
@@ -195,7 +196,7 @@ class Note:
     def __call__(self, plot: Any, element: Any) -> None:
         """Writes the words below the Bokeh figure that HoloViews made, as wide as its frame."""
         figure = plot.handles.get("plot", plot.state)
-        fits = max(round((figure.frame_width or figure.inner_width or WIDTH * 0.7) / LETTER), 12)
+        fits = max(round((figure.frame_width or _shown_width(figure) or WIDTH * 0.7) / LETTER), 12)
         text = "\n".join(line for words in self.words.splitlines() for line in textwrap.wrap(words, fits))
         known = [part for part in figure.below if isinstance(part, Title)]
         if known:
@@ -207,6 +208,14 @@ class Note:
         figure.js_on_change("inner_width", wrap)
         note.js_on_change("tags", wrap)
         figure.add_layout(note, "below")
+
+
+def _shown_width(figure: Plot) -> int:
+    """How wide a browser drew the frame; 0 where none has yet."""
+    try:
+        return figure.inner_width
+    except UnsetValueError:
+        return 0
 
 
 def bare(plot: Any, element: Any) -> None:
