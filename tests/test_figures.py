@@ -19,6 +19,8 @@ import workbench.figures
 from workbench.figures import (
     alignment_map,
     choice_scatter,
+    cut_curves,
+    cut_table,
     embedding_map,
     flatten,
     image_grid,
@@ -46,6 +48,10 @@ REGRETS = pd.DataFrame({"method": "SimCLR", "sweep": ["lr", "lr", "weight_decay"
 REGRETS = REGRETS.assign(measure=["random", "rankme", "rankme", "oracle", "random"], regret=[3.0, 0.5, 1.0, 0.0, 2.0])
 PAIRS = pd.DataFrame({"layer": ["a", "a", "b", "b", "c"], "other": ["x", "y", "x", "y", "x"], "measure": "cka", "n": 300})
 PAIRS = PAIRS.assign(value=[0.95, 0.4, -0.004, np.nan, 0.02], null=0.01, null_map=0.03, level=0.95, convention="linear")
+CUTS = pd.DataFrame(
+    {"layer": ["stage1", "stage1", "backbone", "backbone", "projector"], "factor": ["label", "x"] * 2 + ["label"]}
+)
+CUTS = CUTS.assign(measure=["accuracy", "r2"] * 2 + ["accuracy"], value=[0.2, 0.1, 0.6, 0.5, 0.4], chance=[0.1, 0.0] * 2 + [0.1])
 FIGURES: dict[str, Callable] = {
     "spectra": lambda: spectra(TABLE),
     "training_curves": lambda: training_curves(METRICS),
@@ -56,8 +62,10 @@ FIGURES: dict[str, Callable] = {
     "choice_scatter": lambda: choice_scatter(CHOICES, x="rankme", y="label", floor=0.5),
     "regret_table": lambda: regret_table(REGRETS),
     "similarity_map": lambda: similarity_map(PAIRS),
+    "cut_table": lambda: cut_table(CUTS),
+    "cut_curves": lambda: cut_curves(CUTS, factor="label", layer="backbone"),
 }
-NO_FIGURES = {"spectra_range", "palette", "image_sheet", "flatten", "save"}
+NO_FIGURES = {"spectra_range", "palette", "image_sheet", "flatten", "save", "short_layers"}
 
 
 def drawn(figure) -> dict[str, pd.DataFrame]:
