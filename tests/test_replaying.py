@@ -99,7 +99,7 @@ def test_another_factor_is_measured_anew(run):
 @pytest.mark.parametrize(
     ("factor", "error", "said"),
     [
-        ("lavel", KeyError, "no factor 'lavel'; they have label, class_name, garment"),
+        ("genus", KeyError, "no factor 'genus'; they have label, class_name, garment"),
         ("rotation", ValueError, r"vote for classes, but the factor 'rotation' is of numbers \(float32\)"),
         ("gaps", ValueError, r"factor 'gaps' is missing in \d of 100 images"),
     ],
