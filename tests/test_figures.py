@@ -48,9 +48,7 @@ REGRETS = pd.DataFrame({"method": "SimCLR", "sweep": ["lr", "lr", "weight_decay"
 REGRETS = REGRETS.assign(measure=["random", "rankme", "rankme", "oracle", "random"], regret=[3.0, 0.5, 1.0, 0.0, 2.0])
 PAIRS = pd.DataFrame({"layer": ["a", "a", "b", "b", "c"], "other": ["x", "y", "x", "y", "x"], "measure": "cka", "n": 300})
 PAIRS = PAIRS.assign(value=[0.95, 0.4, -0.004, np.nan, 0.02], null=0.01, null_map=0.03, level=0.95, convention="linear")
-CUTS = pd.DataFrame(
-    {"layer": ["stage1"] * 2 + ["backbone"] * 2 + ["projector"], "factor": ["label", "x"] * 2 + ["label"]}
-)
+CUTS = pd.DataFrame({"layer": ["stage1"] * 2 + ["backbone"] * 2 + ["projector"], "factor": ["label", "x"] * 2 + ["label"]})
 CUTS = CUTS.assign(measure=["accuracy", "r2"] * 2 + ["accuracy"], value=[0.2, 0.1, 0.6, 0.5, 0.4], chance=[0.1, 0.0] * 2 + [0.1])
 FIGURES: dict[str, Callable] = {
     "spectra": lambda: spectra(TABLE),
