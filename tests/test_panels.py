@@ -512,12 +512,16 @@ def test_a_picture_keeps_its_drawing_while_the_curves_are_the_same():
     root = picture.__panel__().get_root()
     drawing = picture.__panel__().object
     figure = next(m for m in root.references() if isinstance(m, Plot))
-    assert [part.text for part in figure.below if isinstance(part, Title)] == ["N = 100"]
+    assert [part.text for part in figure.below if isinstance(part, Title)] == [
+        "N = 100; numerical floor 1e-03, below what is drawn"
+    ]
     picture.show(spectra(table.assign(value=0.5, floor=1e-2, n=200, convention="that"), title="two", ylim=(0.1, 1.0)))
     assert picture.__panel__().object is drawing
     sources = [m.data["middle"] for m in root.references() if isinstance(m, ColumnDataSource) and "middle" in m.data]
     assert all((values == 0.5).all() for values in sources) and len(sources) == 2
-    assert [part.text for part in figure.below if isinstance(part, Title)] == ["N = 200"]
+    assert [part.text for part in figure.below if isinstance(part, Title)] == [
+        "N = 200; numerical floor 1e-02, below what is drawn"
+    ]
     assert figure.yaxis[0].axis_label == "that" and figure.xaxis[0].axis_label == "rank"
     paths = [m.data["ys"] for m in root.references() if isinstance(m, ColumnDataSource) and "ys" in m.data]
     assert [list(path) for path in paths[0]] == [[1e-2, 1e-2]]
