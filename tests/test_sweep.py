@@ -305,7 +305,8 @@ def elsewhere(task, table, **how):
     """Starts a process that sweeps."""
     code = f"import workbench as wb; print(wb.sweep({task!r}, {table!r}, out='out', **{how!r})['state'].tolist())"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-c", code], start_new_session=True, text=True, **pipes)
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # what runs in the background ignores it
+    return subprocess.Popen([sys.executable, "-c", heard + code], start_new_session=True, text=True, **pipes)
 
 
 def finished(out="out"):
