@@ -60,6 +60,14 @@ def test_it_runs_at_smoke_scale(path, tmp_path):
         assert set(pd.read_csv(done.parent / "measures.csv")["seed"]) == {0}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if "kept" in parameters_of(p)], ids=lambda path: path.stem)
+def test_its_claims_hold_of_the_tables_that_came_with_the_workbench(path, tmp_path):
+    done = reproduce(path, {"scale": "cpu", "kept": True}, out=tmp_path / "out", progress=False)
+    assert all(cell.execution_count for cell in cells(done))
+    assert not list(done.parent.rglob("run.json")), "nothing was trained"
+
+
 def test_knobs_draw_at_once_and_again_when_turned():
     import holoviews as hv
     import ipywidgets
