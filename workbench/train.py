@@ -13,10 +13,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import accumulate
 from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from workbench.data.images import Images
 from workbench.distributed import from_first, mean_over_processes, rank, world
 from workbench.features import digest
 from workbench.lars import LARS
+from workbench.models.encoder import main_layers
 from workbench.objectives.base import Objective, sample_embedding
 from workbench.run import Run, weights
 from workbench.spec import describe
@@ -87,6 +89,10 @@ class Trainer:
         lr: Highest learning rate, reached after the warm-up; it is not scaled by the batch size.
         weight_decay: On matrices and filters; never on biases and norms.
         optimizer: ``"adamw"``, ``"sgd"`` (Nesterov momentum 0.9) or ``"lars"``.
+        layer_decay: What the rate is multiplied by for each stage (of :func:`workbench.models.main_layers`) that a parameter
+            of the backbone lies below the last layer, from above 0 to 1: with L stages, stage l of them has the rate
+            ``lr * layer_decay ** (L + 1 - l)``, and what comes before the first (l = 0) the lowest. 1 gives all the same;
+            fine-tuned vision transformers want .65 to .85.
         warmup: Share of the steps, from 0 to 1, in which the rate rises linearly; then it falls to 0 as a cosine (but not that
             of what an objective names ``undecayed``: SimSiam's predictor).
         precision: ``"fp32"``, ``"bf16"`` (autocast) or ``"auto"``: bf16 where the device computes in it.
@@ -108,6 +114,7 @@ class Trainer:
     device: str = "auto"
     seed: int = 0
     compile: bool = field(default=False)
+    layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
         _one_of("optimizer", self.optimizer, ("adamw", "sgd", "lars"))
@@ -119,6 +126,7 @@ class Trainer:
             ("lr", 0, 1e6),
             ("weight_decay", 0, 1e6),
             ("warmup", 0, 1),
+            ("layer_decay", 0, 1),
         ]:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real):
@@ -127,6 +135,10 @@ class Trainer:
                 raise ValueError(f"{name} must lie between {low:g} and {high:g}, but is {value}")
             if name in ("epochs", "batch_size") and value != int(value):
                 raise ValueError(f"{name} must be a whole number, but is {value}")
+        if self.layer_decay == 0:
+            raise ValueError(
+                "layer_decay must be above 0, or the layers below learn nothing; freeze them by Encoder(frozen=True)"
+            )
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError('device is "cuda", but torch sees no GPU here; use device="auto" or "cpu"')
 
@@ -275,7 +287,8 @@ class Training(Iterator[Step]):
         if trainer.compile:
             system.compile()
         undecayed = tuple(f"objective.{part}." for part in objective.undecayed)
-        self.system, self.optimizer = self.accelerator.prepare(system, _optimizer(trainer, system, undecayed))
+        factors = _factors(model, trainer.layer_decay)
+        self.system, self.optimizer = self.accelerator.prepare(system, _optimizer(trainer, system, undecayed, factors))
         self._pool = ThreadPoolExecutor(1) if not isinstance(self.images.pixels, Tensor) else None
         self._order: tuple[int, Tensor] | None = None
         self._next: tuple[int, Future] | None = None
@@ -297,7 +310,7 @@ class Training(Iterator[Step]):
         lr = self.trainer.rate(self.number + 1, self.total) * self.lr_factor
         height = self.trainer.height(self.number + 1, self.total) * self.lr_factor
         for group in self.optimizer.param_groups:
-            group["lr"] = lr if group["decays"] else height
+            group["lr"] = (lr if group["decays"] else height) * group["factor"]
         with self.accelerator.autocast():
             terms = self.system(views)
         if "loss" not in terms:
@@ -514,19 +527,41 @@ def _resident(images: Images, device: torch.device) -> Images:
     return images
 
 
-def _optimizer(trainer: Trainer, system: nn.Module, undecayed: tuple[str, ...] = ()) -> torch.optim.Optimizer:
-    params = [(p, not name.startswith(undecayed)) for name, p in system.named_parameters() if p.requires_grad]
-    groups = [
-        {"params": chosen, "weight_decay": trainer.weight_decay if matrices else 0.0, "decays": decays}
-        for decays in (True, False)
-        for matrices in (True, False)
-        if (chosen := [p for p, d in params if d == decays and (p.ndim > 1) == matrices])
-    ]
+def _optimizer(
+    trainer: Trainer, system: nn.Module, undecayed: tuple[str, ...] = (), factors: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    groups: dict[tuple, dict[str, Any]] = {}
+    for name, p in system.named_parameters():
+        if p.requires_grad:
+            decays, factor = not name.startswith(undecayed), (factors or {}).get(name, 1.0)
+            settings = {"weight_decay": trainer.weight_decay if p.ndim > 1 else 0.0, "decays": decays, "factor": factor}
+            key = (not decays, p.ndim <= 1, -factor)
+            groups.setdefault(key, {"params": [], **settings})["params"].append(p)
+    groups = [groups[key] for key in sorted(groups)]
     if trainer.optimizer == "lars":
         return LARS(groups, trainer.lr)
     if trainer.optimizer == "sgd":
         return torch.optim.SGD(groups, trainer.lr, momentum=0.9, nesterov=True, fused=True)
     return torch.optim.AdamW(groups, trainer.lr, fused=True)
+
+
+def _factors(model: nn.Module, decay: float) -> dict[str, float]:
+    """Returns what the rate of each parameter of the backbone is multiplied by, by its name in the system."""
+    if decay == 1:
+        return {}
+    stages = [f"{name}." for name in main_layers(model) if name.startswith("backbone.")]
+    names = [name for name, _ in model.named_parameters() if name.startswith("backbone.")]
+    stages = [stage for stage in stages if any(name.startswith(stage) for name in names)]
+    if not stages:
+        raise ValueError(
+            f"layer_decay={decay:g} lowers the rate from stage to stage of an Encoder's backbone, but this "
+            f"{type(getattr(model, 'backbone', model)).__name__} names none; use layer_decay=1"
+        )
+    within = [next((i for i, stage in enumerate(stages, 1) if name.startswith(stage)), 0) for name in names]
+    end = max(i for i, stage in enumerate(within) if stage)
+    depths = list(accumulate(within, lambda before, here: here or before))  # what stands between two stages goes with the first
+    depths[end + 1 :] = [len(stages) + 1] * len(depths[end + 1 :])
+    return {f"model.{name}": decay ** (len(stages) + 1 - depth) for name, depth in zip(names, depths, strict=True)}
 
 
 def _log_spaced(total: int, n: int) -> set[int]:
