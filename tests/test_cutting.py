@@ -123,6 +123,28 @@ def test_it_can_be_stopped_and_gone_on_with(trained, tmp_path):
     assert len(changed["held_out"]) == 40
 
 
+def test_killed_between_two_tables_a_layer_is_probed_again(trained, tmp_path, monkeypatch):
+    run = wb.Run(shutil.copytree(trained.path, tmp_path / "run", ignore=shutil.ignore_patterns("tables")))
+    settings = {"n": 48, "factor": "label", "layers": ["backbone", "projector"], "progress": False}
+    for n in range(7):
+        written = []
+
+        def write(self, name, table, *, n=n, written=written, real=wb.Run.write_table):
+            if len(written) == n:
+                raise KeyboardInterrupt
+            written.append(name)
+            real(self, name, table)
+
+        with monkeypatch.context() as only, pytest.raises(KeyboardInterrupt):
+            only.setattr(wb.Run, "write_table", write)
+            wb.probe_run(run, **settings)
+        made = wb.probe_run(run, **settings)
+        for name in ("probes", "answers", "cuts"):
+            assert set(made[name]["layer"]) == {"backbone", "projector"}
+        assert not made["answers"].duplicated(["layer", "factor", "row"]).any()
+        shutil.rmtree(run.path / "tables")
+
+
 def test_images_of_ones_own_are_halved(trained, tmp_path):
     run = wb.Run(shutil.copytree(trained.path, tmp_path / "run", ignore=shutil.ignore_patterns("tables")))
     made = wb.probe_run(run, wb.garments(80, seed=5), layers=["backbone"], factor="label", progress=False)
@@ -248,6 +270,25 @@ def test_layers_that_answer_alike_are_said_to(tmp_path):
     table = pd.read_parquet(path / "tables/answers.parquet")
     table.assign(off=0.0).to_parquet(path / "tables/answers.parquet")
     assert state_of(path).finding() == "label: projector and backbone answer alike about every one of 12 held-out images."
+
+
+def test_of_one_layer_alone_only_its_value_is_said(tmp_path):
+    state = state_of(write_probes(tmp_path / "mine", LAYERS[1:2]))
+    assert state.finding() == "label: accuracy **0.67** at backbone; there is no other layer to hold it against yet."
+    state.task = "tilt"
+    assert state.finding().startswith("tilt: R² **")
+
+
+def test_what_is_new_is_drawn_once(tmp_path, monkeypatch):
+    path, drawn = write_probes(tmp_path / "mine", LAYERS[:1]), []
+    monkeypatch.setattr(wb.WhereToCut, "_draw", lambda self: drawn.append((self.state.layer, self.state.against)))
+    view = wb.WhereToCut(path)
+    assert drawn == [("backbone.stage1", "backbone.stage1")]
+    write_probes(path, LAYERS)
+    view.renew()
+    assert drawn[1:] == [("projector", "backbone")]
+    view.state.choose("projector", "tilt")
+    assert len(drawn) == 3
 
 
 def test_subjects_are_runs_folders_and_names(tmp_path):

@@ -118,8 +118,9 @@ def probing(
             answers.append(_answers(layer, row, asked.factors, answer))
             yield Probed(0.5 + 0.5 * (i + len(rows) / len(names)) / len(missing), f"{layer}: {row['factor']}")
         width = one[1][layer].shape[1]
-        new = {"probes": pd.DataFrame(rows).assign(d=width), "answers": pd.concat(answers, ignore_index=True)}
-        new["cuts"] = over_layers(one[1], spectrum=spectrum).drop(columns="measure")
+        new = {"answers": pd.concat(answers, ignore_index=True), "cuts": over_layers(one[1], spectrum=spectrum)}
+        new["cuts"] = new["cuts"].drop(columns="measure")
+        new["probes"] = pd.DataFrame(rows).assign(d=width)  # last: a layer that stands here counts as done
         for name, table in new.items():
             others = tables[name][tables[name]["layer"] != layer] if len(tables[name]) else tables[name]
             tables[name] = pd.concat([*([others] if len(others) else []), table.assign(**about)], ignore_index=True)

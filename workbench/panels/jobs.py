@@ -42,7 +42,7 @@ class Job:
     @property
     def running(self) -> bool:
         """Whether it was started and has not ended."""
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self.done.is_set()
 
     def stop(self) -> None:
         """Asks it to end soon; returns at once."""

@@ -64,8 +64,9 @@ class WhereToCut(pn.viewable.Viewer):
         self.state, self.job, self._seen = CutState(found), None, None
         self._at: list[Any] = []
         self._plots: weakref.WeakSet = weakref.WeakSet()
+        self._renewing = False
         self._build(complaints)
-        self.state.param.watch(lambda *events: self.draw(), ["task", "layer", "against"])
+        self.state.param.watch(lambda *events: self._renewing or self.draw(), ["task", "layer", "against"])
         self.state.param.watch(lambda event: self.renew(), "subject")
         self.button.on_click(lambda event: self.probe())
         self.stop.on_click(lambda event: self.job.stop())
@@ -106,8 +107,11 @@ class WhereToCut(pn.viewable.Viewer):
     def renew(self) -> None:
         """Takes up the tables of the subject as they are now, and draws."""
         with pn.io.hold():
-            self._seen = None
-            self.state.refresh()
+            self._seen, self._renewing = None, True  # menus and layers follow one another, each a reason to draw: once is enough
+            try:
+                self.state.refresh()
+            finally:
+                self._renewing = False
             self.draw()
 
     def draw(self) -> None:
