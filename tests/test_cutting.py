@@ -274,7 +274,7 @@ def test_layers_that_answer_alike_are_said_to(tmp_path):
 
 def test_of_one_layer_alone_only_its_value_is_said(tmp_path):
     state = state_of(write_probes(tmp_path / "mine", LAYERS[1:2]))
-    assert state.finding() == "label: accuracy **0.67** at backbone; there is no other layer to hold it against yet."
+    assert state.finding() == "label: accuracy **0.67** at backbone; no other layer to hold it against yet."
     state.task = "tilt"
     assert state.finding().startswith("tilt: R² **")
 

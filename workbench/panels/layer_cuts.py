@@ -234,7 +234,7 @@ class CutState(param.Parameterized):
         at, other = self.short(self.layer), self.short(self.against)
         if self.layer == self.against:
             name = "R²" if self.measure() == "r2" else "accuracy"
-            return f"{self.task}: {name} **{self.value(self.layer):.2f}** at {at}; there is no other layer to hold it against yet."
+            return f"{self.task}: {name} **{self.value(self.layer):.2f}** at {at}; no other layer to hold it against yet."
         if not a + b:
             return f"{self.task}: {at} and {other} answer alike about every one of {n:,} held-out images."
         values = self.value(self.layer), self.value(self.against)
