@@ -11,7 +11,7 @@ import torch
 import torch.nn as nn
 
 import workbench as wb
-from workbench.core import Views
+from workbench.core import Views, mixed_seed
 
 
 @pytest.fixture
@@ -306,6 +306,53 @@ def test_an_interrupted_extraction_of_views_goes_on_with_other_batches(many, fla
     assert torch.equal(features["0"], want)
 
 
+def test_what_was_done_to_a_view_stands_beside_its_features(many, flat, tmp_path, monkeypatch):
+    """Also where the extraction was interrupted, and where nothing was left to do but to finish."""
+    import workbench.storing
+
+    views = wb.Augment(3, scale=(0.3, 1.0), record=True)
+    got = wb.extract(flat, many, "0", views=views, seed=4, batch_size=70, progress=False)
+    block = 1  # rows 64 to 127
+    torch.manual_seed(mixed_seed(4, block))
+    made = views(many.at(range(64, 128)), torch.arange(64, 128))
+    for v, action in enumerate(made.actions):
+        rows = (got.factors["view"] == v) & got.factors["source"].between(64, 127)
+        for name, value in action.items():
+            assert np.allclose(got.factors.loc[rows, f"action.{name}"], value.double()), name
+        assert torch.equal(got["0"][torch.from_numpy(rows.to_numpy(copy=True))], made.images[v].flatten(1))
+    f = got.factors
+    assert (f["action.x"] * 8).to_numpy() == pytest.approx((f["action.left"] + f["action.width"] / 2).to_numpy(), abs=1e-5)
+    assert (f["action.area"] * 64).to_numpy() == pytest.approx((f["action.height"] * f["action.width"]).to_numpy(), abs=1e-4)
+    assert [f[f"action.{n}"].dtype.kind for n in ("flip", "left", "hue")] == ["b", "i", "f"]
+
+    def stops(*_, **__):
+        raise KeyboardInterrupt
+
+    for step in ("take", "finish"):
+        out = tmp_path / step
+        with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+            m.setattr(workbench.storing.FolderStore, step, stops)
+            wb.extract(flat, many, "0", views=views, seed=4, out=out, progress=False)
+        disk = wb.extract(flat, many, "0", views=views, seed=4, batch_size=30, out=out, progress=False)
+        pd.testing.assert_frame_equal(disk.factors, got.factors)
+        assert list(disk) == ["0"] and len(list(out.glob("*.npy"))) == 1
+
+
+def test_actions_that_not_every_view_has_are_left_out(many, flat):
+    class Odd:
+        def __call__(self, pixels, index):
+            x, n = pixels.float() / 255, len(index)
+            matrix = {"matrix": torch.zeros(n, 2, 2)}
+            return Views([x, x], index, [matrix | {"a": torch.arange(n), "b": torch.zeros(n)}, matrix | {"a": torch.arange(n)}])
+
+    before = torch.get_rng_state()
+    factors = wb.extract(flat, many, "0", views=Odd(), progress=False).factors
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [c for c in factors if c.startswith("action.")] == ["action.a"]
+    drawn = wb.extract(flat, wb.sprites(70), "0", views=wb.Rerender(wb.sprites(70)), progress=False).factors
+    assert (drawn["action.x"] != drawn["x"]).mean() > 0.5 and (drawn["x"][::2] == drawn["x"][1::2].to_numpy()).all()
+
+
 @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float16])
 def test_models_of_any_precision(model, images, kind):
     want = wb.extract(model, images, LAYERS, progress=False)
@@ -450,7 +497,7 @@ def test_processes_wait_for_each_other_as_often_wherever_they_go_on_from(model, 
 
     waits, complete = [], workbench.storing.complete
     monkeypatch.setattr(workbench.storing, "wait", lambda: waits.append(1))
-    monkeypatch.setattr(workbench.storing, "complete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(workbench.storing, "complete", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         wb.extract(model, images, LAYERS, out=tmp_path / "store", progress=False)
     all_to_do, waits[:] = len(waits) + 1, []

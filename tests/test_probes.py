@@ -15,13 +15,15 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from workbench.logistic import softmax_regression
+from workbench.perceptron import MLPProbe
 from workbench.probes import KNNProbe, LinearProbe, RidgeProbe, probe_layers
 
-PROBES = [LinearProbe(), RidgeProbe(), KNNProbe()]
+PROBES = [LinearProbe(), RidgeProbe(), KNNProbe(), MLPProbe(epochs=5)]
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -267,6 +269,77 @@ def test_rows_do_not_vote_for_themselves():
 def test_fewer_rows_than_neighbours_all_vote():
     x, y = blobs(n=8, d=3, k=2)
     np.testing.assert_allclose(KNNProbe(k=20, temperature=None).fit(x, y).predict_proba(x + 1), np.full((8, 2), 0.5))
+
+
+# --- the network ----------------------------------------------------------------------------------------------------
+
+
+def rings(n=600, seed=0):
+    """Two classes on circles of radius 1 and 2: no line tells them apart."""
+    y = torch.arange(n) % 2
+    z = normal(n, 2, seed=seed)
+    return (1 + y[:, None]) * torch.nn.functional.normalize(z) + 0.05 * normal(n, 2, seed=seed + 1), y
+
+
+def test_a_network_reads_what_no_line_can():
+    (x, y), (fresh, truth) = rings(), rings(seed=7)
+    assert LinearProbe().fit(x, y).score(fresh, truth) < 0.65
+    assert MLPProbe((32,), lr=0.01).fit(x, y).score(fresh, truth) > 0.98
+
+
+def test_a_network_is_as_accurate_as_scikit_learns(digits):
+    """Means over seeds, within what the seeds make of each: the two draw other weights and other held-out rows."""
+    x, y, a, b = digits
+    mean, std = x.mean(0), x.std(0) + (x.std(0) == 0)
+    x, a = ((z - mean) / std for z in (x, a))
+    ours = [MLPProbe(epochs=30, seed=s).fit(x, y).score(a, b) for s in range(5)]
+    settings = {"early_stopping": True, "max_iter": 30, "batch_size": 256}
+    with pytest.warns(match="Maximum iterations"):
+        theirs = [MLPClassifier((256,), random_state=s, **settings).fit(x, y).score(a, b) for s in range(5)]
+    off = abs(np.mean(ours) - np.mean(theirs))
+    assert off < max(3 * math.sqrt((np.var(ours) + np.var(theirs)) / 5), 0.01)
+
+
+def test_a_network_stops_early_and_keeps_its_best_epoch():
+    x, y = blobs(n=400, d=20, k=4, apart=0.15)
+    probe = MLPProbe((64,), lr=0.01, patience=3).fit(x, y)
+    assert probe.epochs_ < 100
+    held = probe._held_out(y, torch.Generator().manual_seed(0))
+    assert int(held.sum()) == 40 and torch.bincount(y[held]).tolist() == [10] * 4
+    assert probe.score(x[held], y[held]) == pytest.approx(probe.best_)
+    again = MLPProbe((64,), lr=0.01, patience=3, epochs=probe.epochs_ - 3).fit(x, y)  # the best epoch was its last
+    assert again.best_ == probe.best_ and np.array_equal(again.predict(x), probe.predict(x))
+
+
+def test_a_network_of_few_rows_holds_none_out():
+    x, y = blobs(n=36, d=5, k=4, apart=3.0)
+    probe = MLPProbe((16,), epochs=40, lr=0.01).fit(x, y)  # 9 rows a class
+    assert probe.epochs_ == 40 and math.isnan(probe.best_) and probe.score(x, y) > 0.9
+
+
+def test_a_network_leaves_the_random_state_alone():
+    x, y = blobs(n=60, d=5)
+    before = torch.get_rng_state()
+    one = MLPProbe((8,), epochs=2, seed=1).fit(x, y).decision_function(x)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    with torch.no_grad():
+        np.testing.assert_array_equal(MLPProbe((8,), epochs=2, seed=1).fit(x, y).decision_function(x), one)
+    assert not np.array_equal(MLPProbe((8,), epochs=2, seed=2).fit(x, y).decision_function(x), one)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"hidden": ()}, r"hidden are widths of at least 1, such as \(256,\), but is \(\); without any, use LinearProbe"),
+        ({"hidden": 64}, "but is 64"),
+        ({"epochs": 0}, "epochs must be at least 1, but is 0"),
+        ({"held_out": 1.0}, "held_out is a share of the rows, from 0 to below 1, but is 1.0"),
+    ],
+)
+def test_a_network_says_what_is_wrong(settings, said):
+    with pytest.raises(ValueError, match=said):
+        MLPProbe(**settings).fit(*blobs(n=40, d=5))
 
 
 # --- the contract ---------------------------------------------------------------------------------------------------

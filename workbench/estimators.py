@@ -134,7 +134,7 @@ def accuracy(predicted: np.ndarray, y: Labels) -> float:
 def legible(train: pd.DataFrame, test: pd.DataFrame) -> list[str]:
     """Returns the factors of which something can be learned, and warns of the others."""
     kept, left = [], {}
-    for name in [c for c in train if c in test and c not in ("source", "view")]:
+    for name in [c for c in train if c in test and c not in ("source", "view") and not _counts(c, train[c])]:
         why = _illegible(train[name], test[name]) or _said_already(name, kept, pd.concat([train, test], ignore_index=True))
         if why:
             left[name] = why
@@ -146,6 +146,11 @@ def legible(train: pd.DataFrame, test: pd.DataFrame) -> list[str]:
     if left:
         warnings.warn(f"factors that are not read: {said}. To have one read, name it in factor=.", UserWarning, stacklevel=3)
     return kept
+
+
+def _counts(name: Any, factor: pd.Series) -> bool:
+    """Whether it is an action in whole numbers (pixels of a crop, a row), which nobody means as classes."""
+    return str(name).startswith("action.") and pd.api.types.is_integer_dtype(factor)
 
 
 def finite(factor: pd.Series) -> pd.Series:

@@ -31,6 +31,7 @@ from workbench.storing import FolderStore, MemoryStore, complete, file_of
 
 __all__ = ["Features", "digest", "extract"]
 
+ACTIONS = "actions of the views"  # a matrix beside those of the layers, until it becomes columns of the factors
 BLOCK = 64  # images whose views are drawn together, whatever the batches are
 
 
@@ -175,7 +176,8 @@ def extract(
             neither class nor register tokens; ``"first"``, the class token. The pooling that the model itself ends with is in
             its last layers, such as ``"backbone"``.
         views: A view maker, where features of augmented views are wanted: then each image gives one row a view, and
-            ``factors`` gains ``source`` (the image's row) and ``view``.
+            ``factors`` gains ``source`` (the image's row) and ``view``; and where it records what it did, as
+            ``Augment(record=True)`` does, a column ``action.NAME`` for each number an image that every view has.
         seed: Of the views; those of an image depend on it, on the images and on the kind of device, on nothing else.
         out: Folder for the store; needed when the features outgrow memory and under several processes, which share the
             work. An interrupted extraction goes on where it stopped.
@@ -203,11 +205,13 @@ def extract(
     try:
         forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
         with torch.no_grad(), forked, bar, Listening(model, names, tokens) as hear:
-            for index, shown in _batches(images, start, last, batch_size, views, seed, device):
+            for index, shown, did in _batches(images, start, last, batch_size, views, seed, device):
                 copies = len(shown)
                 parts = [hear(image) for image in shown]
                 held = {k: torch.stack([p[k] for p in parts], 1).flatten(0, 1) for k in names}  # (B * V, D)
                 _check_finite(held, index)
+                if did is not None:
+                    held[ACTIONS] = did.flatten(0, 1)  # (B * V, A)
                 store.take(int(index[0]), len(images), copies, held)
                 bar.update(len(index))
     finally:
@@ -217,9 +221,13 @@ def extract(
         factors = factors.loc[factors.index.repeat(copies)].reset_index(drop=True)
         factors["source"] = np.repeat(np.arange(len(images)), copies)
         factors["view"] = np.tile(np.arange(copies), len(images))
+        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            kinds = _kinds(_drawn(images, 0, views, seed, device).actions)
+        for (name, kind), column in zip(kinds.items(), store.taken(ACTIONS).T if kinds else (), strict=True):
+            factors[f"action.{name}"] = column.astype(kind)
     if isinstance(store, MemoryStore):
         return Features(store.layers(), factors)
-    store.finish(factors)
+    store.finish(factors, besides=[ACTIONS] if any(str(c).startswith("action.") for c in factors) else [])
     return Features.load(store.folder)
 
 
@@ -301,8 +309,8 @@ def _batches(
     views: Callable[[Tensor, Tensor], Views] | None,
     seed: int,
     device: torch.device,
-) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """Yields row numbers and their views, at most ``size`` images at a time, from ``start`` to ``last``.
+) -> Iterator[tuple[Tensor, list[Tensor], Tensor | None]]:
+    """Yields row numbers, their views and what was done (B, V, A), at most ``size`` images at a time, from ``start`` to ``last``.
 
     Views are drawn a block of rows at a time, with a seed made of ``seed`` and the block's number, and then cut: neither the
     size of the batches, nor where an extraction was interrupted, nor how many processes share it can change them.
@@ -310,22 +318,39 @@ def _batches(
     if views is None:
         for a in range(start, last, size):
             index = torch.arange(a, min(a + size, last))
-            yield index, [images.at(index).to(device, non_blocking=True).float() / 255]
+            yield index, [images.at(index).to(device, non_blocking=True).float() / 255], None
         return
     step = max(size // BLOCK, 1) * BLOCK
     for a in range(start // BLOCK * BLOCK, last, step):
         drawn = [_drawn(images, b, views, seed, device) for b in range(a, min(a + step, last), BLOCK)]
-        shown = [torch.cat(parts) for parts in zip(*drawn, strict=True)]
+        shown = [torch.cat(parts) for parts in zip(*(made.images for made in drawn), strict=True)]
+        did = [_numbers(made.actions) for made in drawn]
+        did = torch.cat(did) if all(part is not None for part in did) else None
         for b in range(max(start - a, 0), len(shown[0]), size):
             index = torch.arange(a + b, a + min(b + size, len(shown[0])))
-            yield index, [x[b : b + size] for x in shown]
+            yield index, [x[b : b + size] for x in shown], None if did is None else did[b : b + size]
 
 
-def _drawn(images: Images, a: int, views: Callable, seed: int, device: torch.device) -> list[Tensor]:
+def _drawn(images: Images, a: int, views: Callable, seed: int, device: torch.device) -> Views:
     index = torch.arange(a, min(a + BLOCK, len(images)))
     pixels = images.at(index).to(device, non_blocking=True)
     torch.manual_seed(mixed_seed(seed, a // BLOCK))
     made = views(pixels, index)
     if not isinstance(made, Views):
         raise TypeError(f"a view maker gives Views(images, index), but this one gave {type(made).__name__}")
-    return made.images
+    return made
+
+
+def _kinds(actions: list[dict[str, Tensor]] | None) -> dict[str, type]:
+    """Returns the kind of each action that is one number an image in every view."""
+    first, *others = actions or [{}]
+    named = [name for name, t in first.items() if t.ndim == 1 and all(name in other for other in others)]
+    kinds = {name: first[name].dtype for name in named}
+    return {k: bool if d == torch.bool else float if d.is_floating_point else np.int64 for k, d in kinds.items()}
+
+
+def _numbers(actions: list[dict[str, Tensor]] | None) -> Tensor | None:
+    """Returns those actions as a matrix (B, V, A): float32 holds whole numbers up to 16 million."""
+    names = list(_kinds(actions))
+    columns = [torch.stack([view[name].float() for name in names], 1) for view in actions or ()] if names else []
+    return torch.stack(columns, 1).cpu() if columns else None

@@ -264,9 +264,9 @@ def probe_layers(
 
     Arguments:
         train, test: ``Features`` of the same layers, with the factors of their rows.
-        factor: One name or several; by default every factor that both have, ``source`` and ``view`` apart, of which something
-            can be learned: one that is constant, nearly a number for each row, not of the test rows, not finite, or that says
-            the same as another is left out, and a warning names it.
+        factor: One name or several; by default every factor that both have, ``source``, ``view`` and actions in whole numbers
+            apart, of which something can be learned: one that is constant, nearly a number for each row, not of the test rows,
+            not finite, or that says the same as another is left out, and a warning names it.
         probe: For the classes; by default ``LinearProbe()``.
 
     Returns:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import urllib.parse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,10 @@ class MemoryStore:
 
     def close(self) -> None:
         """Does nothing."""
+
+    def taken(self, name: str) -> np.ndarray:
+        """Returns a matrix, which is then no longer kept."""
+        return torch.cat(self.parts.pop(name)).numpy()
 
     def layers(self) -> dict[str, Tensor]:
         """Returns the matrices."""
@@ -104,20 +109,27 @@ class FolderStore:
             os.fsync(fd)
             os.close(fd)
 
-    def finish(self, factors: pd.DataFrame) -> None:
-        """Makes it the finished store, when all processes came here."""
+    def taken(self, name: str) -> np.ndarray:
+        """Returns a matrix when all processes have written it; :meth:`finish` is told that it is no layer."""
+        wait()
+        return np.load(self.part / file_of(name))
+
+    def finish(self, factors: pd.DataFrame, *, besides: Sequence[str] = ()) -> None:
+        """Makes it the finished store, when all processes came here, without the matrices that are no layers."""
         wait()
         if rank() == 0:
-            complete(self.part, self.folder, factors, self.key)
+            complete(self.part, self.folder, factors, self.key, besides=besides)
         wait()
 
 
-def complete(part: Path, folder: Path, factors: pd.DataFrame, key: dict) -> None:
+def complete(part: Path, folder: Path, factors: pd.DataFrame, key: dict, *, besides: Sequence[str] = ()) -> None:
     """Puts the table and the key beside the matrices in ``part``, and ``part`` in the place of ``folder``."""
     factors.to_parquet(part / "factors.parquet")
     (part / "store.json").write_text(json.dumps(key))
     for mark in part.glob("done-*.json"):
         mark.unlink()
+    for name in besides:  # after the marks: interrupted here, all is taken again
+        (part / file_of(name)).unlink()
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
     part.rename(folder)

@@ -53,9 +53,10 @@ class Augment:
         blur_sigma: Smallest and largest standard deviation of the blur, in pixels of the view.
         solarise: Probability that values from 1/2 on are inverted.
         record: Whether ``Views.actions`` holds, for every view, tensors (B,): ``top``, ``left``, ``height``, ``width`` of the
-            crop in pixels of the image; ``flip``, ``jitter``, ``grey``, ``solarise`` (whether); ``brightness``, ``contrast``,
-            ``saturation`` (factors, 1 where unchanged), ``hue`` (turns); ``order`` (which of ``JITTER_ORDERS``); ``blur``
-            (standard deviation in pixels, 0 where none).
+            crop in pixels of the image; ``x`` and ``y`` of its centre and its ``area``, as shares of the image; ``flip``,
+            ``jitter``, ``grey``, ``solarise`` (whether); ``brightness``, ``contrast``, ``saturation`` (factors, 1 where
+            unchanged), ``hue`` (turns); ``order`` (which of ``JITTER_ORDERS``); ``blur`` (standard deviation in pixels, 0 where
+            none).
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -126,6 +127,9 @@ class Augment:
             return Views(images, index)
         for action, order in zip(actions, orders, strict=True):
             action["order"] = torch.full((b,), order, device=pixels.device)
+            action["x"] = (action["left"] + action["width"] / 2) / side[1]
+            action["y"] = (action["top"] + action["height"] / 2) / side[0]
+            action["area"] = action["height"] * action["width"] / math.prod(side)
         return Views(images, index, actions)
 
     def _draw(self, chance: dict[str, float], box: Sequence[Tensor]) -> dict[str, Tensor]:
