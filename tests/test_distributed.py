@@ -24,9 +24,18 @@ from workbench.models.encoder import Encoder
 from workbench.models.tokens import TokenViT
 from workbench.objectives.base import Objective
 from workbench.objectives.masking import Masked
+from workbench.objectives.simclr import SimCLR
 from workbench.spec import available
 
-OBJECTIVES = available(workbench.objectives, Objective)
+
+class OneNegative(SimCLR):
+    """With negatives drawn by chance, which processes must draw alike."""
+
+    def __init__(self):
+        super().__init__(drawn=1)
+
+
+OBJECTIVES = available(workbench.objectives, Objective) | {"OneNegative": OneNegative}
 B, SHAPE, STEPS = 12, (3, 4, 4), 3
 
 

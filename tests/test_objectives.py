@@ -394,6 +394,76 @@ def test_simclr_share_of_a_batch_holds_its_rows_alone():
     torch.testing.assert_close(sum(shares) / 2, whole)
 
 
+@pytest.mark.parametrize("k", [1, 3, 12])
+def test_simclr_with_drawn_negatives_is_the_equation(k, monkeypatch):
+    """The k negatives of each row are those with the largest of its random numbers, which are numbered here in loops."""
+    n, tau = 7, 0.3
+    z1, z2 = pair(n, 5)
+    chance = torch.rand(n, 4 * n, generator=torch.Generator().manual_seed(9))
+    monkeypatch.setattr(simclr, "noise", lambda z, columns: chance)
+    u = torch.cat([z1, z2])
+    u = u / u.norm(dim=1, keepdim=True)
+    total = 0.0
+    for i in range(2 * n):
+        p = (i + n) % (2 * n)
+        own = {j: chance[i % n, 2 * n * (i // n) + j].item() for j in range(2 * n) if j not in (i, p)}
+        drawn = sorted(own, key=own.get)[-k:]
+        positive = math.exp(u[i] @ u[p] / tau)
+        total -= math.log(positive / (positive + sum(math.exp(u[i] @ u[j] / tau) for j in drawn)))
+    loss = given(simclr.SimCLR(temperature=tau, drawn=k), z1, z2)["loss"]
+    assert loss.item() == pytest.approx(total / (2 * n), rel=1e-12)
+
+
+def test_one_drawn_negative_is_on_average_the_mean_over_all_negatives():
+    n, tau = 5, 0.5
+    z1, z2 = pair(n, 4)
+    u = F.normalize(torch.cat([z1, z2]), dim=1)
+    terms = []
+    for i in range(2 * n):
+        p = (i + n) % (2 * n)
+        terms += [F.softplus((u[i] @ u[j] - u[i] @ u[p]) / tau) for j in range(2 * n) if j not in (i, p)]
+    torch.manual_seed(0)
+    losses = torch.stack([given(simclr.SimCLR(temperature=tau, drawn=1), z1, z2)["loss"] for _ in range(2000)])
+    assert abs(losses.mean() - sum(terms) / len(terms)) < 4 * losses.std() / 2000**0.5
+    assert losses.std() > 0
+
+
+def test_drawn_negatives_are_so_many_others_drawn_alike():
+    z, counts = torch.zeros(6, 2), torch.zeros(12, 12)
+    torch.manual_seed(0)
+    for _ in range(600):
+        among = simclr.drawn_negatives(z, 3)
+        assert (among.sum(1) == 3).all()
+        counts += among
+    row = torch.arange(12)
+    assert (counts[row, row] == 0).all() and (counts[row, (row + 6) % 12] == 0).all()
+    others = counts[counts > 0]
+    assert len(others) == 120 and abs(others / 600 - 0.3).max() < 4 * (0.3 * 0.7 / 600) ** 0.5
+
+
+def test_all_negatives_drawn_are_all_negatives():
+    z1, z2 = pair(8, 5)
+    for how in ({}, {"decoupled": True}, {"negatives": "sq"}):
+        torch.testing.assert_close(
+            given(simclr.SimCLR(drawn=14, **how), z1, z2), given(simclr.SimCLR(**how), z1, z2), rtol=1e-12, atol=0
+        )
+
+
+def test_drawn_negatives_say_how_many_there_are():
+    z1, z2 = pair(8, 5)
+    with pytest.raises(ValueError, match="15 negatives were to be drawn, but 8 images have 14; raise batch_size, or lower drawn"):
+        given(simclr.SimCLR(drawn=15), z1, z2)
+    with pytest.raises(ValueError, match="drawn must be above 0, but got 0"):
+        simclr.SimCLR(drawn=0)
+    with pytest.raises(ValueError, match="drawn is a whole number of negatives, or None for all of them, but got 1.5"):
+        simclr.SimCLR(drawn=1.5)
+
+
+def test_a_drawn_negative_is_told_in_the_record():
+    again = build(describe(simclr.SimCLR(drawn=1)))
+    assert again.drawn == 1 and "drawn=1" in repr(again)
+
+
 @pytest.mark.parametrize("kind", [simclr.SimCLR, directclr.DirectCLR])
 @pytest.mark.parametrize("tau", [0.0, -1.0, float("nan")])
 def test_temperature_is_above_zero(kind, tau):

@@ -24,6 +24,7 @@ from workbench.views.augment import JITTER_ORDERS, Augment
 from workbench.views.boxes import random_boxes
 from workbench.views.colour import brightness, contrast, greyscale, hue, normalise, saturation, solarise
 from workbench.views.multicrop import MultiCrop
+from workbench.views.noise import Noise
 from workbench.views.plain import Plain
 from workbench.views.presets import AUGMENTATIONS, MULTICROPS
 from workbench.views.rerender import Rerender
@@ -252,6 +253,7 @@ MAKERS = {
     "nothing": Augment(2, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter_p=0.0, grey=0.0),
     "colourless": Augment(3, jitter=(0.0, 0.0, 0.0, 0.0), grey=1.0),
     "multicrop": MultiCrop(2, 3, small_size=8, blur=0.5),
+    "noise": Noise(2),
     "plain": Plain(2),
     "resized": Plain(1, size=7),
     **{name: Augment.preset(name) for name in AUGMENTATIONS},
@@ -413,7 +415,7 @@ def test_augment_says_what_is_wrong(arguments, message):
         Augment(**arguments)
 
 
-@pytest.mark.parametrize("maker", [Augment(2), MultiCrop(1, 1), Plain()])
+@pytest.mark.parametrize("maker", [Augment(2), MultiCrop(1, 1), Noise(), Plain()])
 def test_makers_say_what_pixels_they_want(maker):
     with pytest.raises(TypeError, match=r"uint8 pixels from 0 to 255, but got torch.float32"):
         maker(torch.rand(2, 3, 8, 8), torch.arange(2))
@@ -455,6 +457,45 @@ def test_multicrop_says_what_is_wrong():
         MultiCrop(2, 6, blur=(0.1, 0.2))
     with pytest.raises(ValueError, match="scale is"):
         MultiCrop(small_scale=(0.2, 0.1))
+
+
+# Noise
+
+
+def test_noise_is_gaussian_of_the_recorded_strength_and_the_views_have_their_own():
+    x = torch.full((400, 3, 16, 16), 128, dtype=torch.uint8)
+    views = Noise(2, sigma=(0.02, 0.1), record=True)(x, torch.arange(400))
+    offs = []
+    for image, action in zip(views.images, views.actions, strict=True):
+        assert list(action) == ["noise"]
+        assert stats.kstest(action["noise"].double(), stats.uniform(0.02, 0.08).cdf).pvalue > 1e-3
+        offs.append((image - 128 / 255) / action["noise"][:, None, None, None])
+        assert stats.kstest(offs[-1].double().flatten()[::30], stats.norm.cdf).pvalue > 1e-3
+    assert abs(torch.corrcoef(torch.stack([off.flatten() for off in offs]))[0, 1]) < 0.01
+    assert abs(torch.corrcoef(torch.stack([a["noise"] for a in views.actions]))[0, 1]) < 0.2
+
+
+def test_noise_is_cut_off_at_black_and_white_and_none_is_none():
+    x = pixels()
+    x[0], x[1] = 0, 255
+    (image,) = Noise(1, sigma=(5.0, 5.0))(x, torch.arange(16)).images
+    assert image.min() == 0 and image.max() == 1
+    torch.testing.assert_close(image[0].eq(0).float().mean(), torch.tensor(0.5), atol=0.1, rtol=0)
+    (same,) = Noise(1, sigma=(0.0, 0.0))(x, torch.arange(16)).images
+    torch.testing.assert_close(same, x / 255, atol=1e-7, rtol=0)
+
+
+def test_noise_never_waits_for_an_accelerator():
+    x = torch.empty(6, 3, 20, 20, dtype=torch.uint8, device="meta")
+    assert [v.device.type for v in Noise()(x, torch.arange(6)).images] == ["meta"] * 2
+
+
+@pytest.mark.parametrize("sigma", [(-0.1, 0.2), (0.3, 0.2), (0.0, math.inf)])
+def test_noise_says_what_is_wrong(sigma):
+    with pytest.raises(ValueError, match=r"sigma is \(smallest, largest\), from 0 on, but got"):
+        Noise(sigma=sigma)
+    with pytest.raises(ValueError, match="Noise makes at least 1 view, but got n=0"):
+        Noise(0)
 
 
 # Plain
@@ -562,7 +603,7 @@ def test_rerender_draws_the_images_of_the_library(name):
 
 
 def test_views_import_neither_data_nor_torchvision():
-    modules = "augment multicrop rerender plain spatial colour"
+    modules = "augment multicrop noise rerender plain spatial colour"
     code = f"import sys; [__import__('workbench.views.' + m) for m in {modules.split()}]; "
     code += "assert not [m for m in sys.modules if m.startswith(('workbench.data', 'torchvision', 'kornia'))]"
     subprocess.run([sys.executable, "-c", code], check=True)
