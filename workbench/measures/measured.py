@@ -5,7 +5,7 @@ from typing import Literal, TypeVar
 
 __all__ = ["Measured"]
 
-Change = Literal["scale", "rotation", "order", "shift", "duplication", "lengths"]
+Change = Literal["scale", "rotation", "order", "shift", "duplication", "lengths", "columns", "signs", "relabelling"]
 F = TypeVar("F", bound=Callable)
 
 
@@ -59,7 +59,8 @@ def invariant_to(*changes: Change) -> Callable[[F], F]:
 
     ``scale``: multiplication by a positive number. ``rotation``: an orthogonal map of the columns. ``order``: of the rows.
     ``shift``: the same vector added to every row. ``duplication``: every row twice. ``lengths``: multiplication of each row
-    by a positive number of its own.
+    by a positive number of its own. ``columns``: multiplication of each column by a positive number of its own. Of measures
+    beside factors also ``signs``: some columns turned around, and ``relabelling``: the values of every factor by other names.
     """
 
     def declare(measure: F) -> F:

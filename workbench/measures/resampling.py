@@ -26,28 +26,29 @@ from torch import Tensor
 
 from workbench.measures.measured import Measured
 from workbench.measures.moments import Matrix, shape
+from workbench.measures.scores import Scores
 
 __all__ = ["bootstrap"]
 
-Rows = Sequence | np.ndarray | Tensor | pd.Series
+Rows = Sequence | np.ndarray | Tensor | pd.Series | pd.DataFrame
 
 
 def bootstrap(
-    measure: Callable[..., float],
+    measure: Callable[..., float | Scores],
     z: Matrix,
     *beside: Rows,
     interval: float = 0.95,
     resamples: int = 200,
     groups: Rows | None = None,
     seed: int = 0,
-) -> Measured:
-    """Returns ``measure(z, *beside)`` with an interval, from measuring random halves of the rows.
+) -> Measured | Scores:
+    """Returns ``measure(z, *beside)`` with an interval (scores: one for each number), from measuring random halves of the rows.
 
     The interval is for the measure's expectation over samples of this size N, not for its limit at infinitely many
     rows: it says whether two runs measured on N images each differ by more than the choice of images.
 
     Arguments:
-        measure: A function of a matrix that returns a number.
+        measure: A function of a matrix that returns a number, or :class:`~workbench.measures.scores.Scores`.
         z: Features (N, D), in memory or a memory map.
         beside: What else the measure takes a row at a time, such as the ``source`` of ``lidar``.
         interval: Coverage wanted, between 0 and 1.
@@ -79,20 +80,26 @@ def bootstrap(
         if len(set(zip(image.tolist(), unit.tolist(), strict=True))) > image.max() + 1:
             raise ValueError("groups part the views of one image: all rows of one source must be in one group.")
     value = measure(z, *beside)
-    value = value if isinstance(value, Measured) else Measured(value, name=getattr(measure, "__name__", "measure"), n=n, d=d)
+    value = (
+        value if isinstance(value, Measured | Scores) else Measured(value, name=getattr(measure, "__name__", "measure"), n=n, d=d)
+    )
     units = int(unit.max()) + 1
     if units < 4:
         raise ValueError(f"an interval needs at least 4 rows (or groups) to draw from, but got {units}.")
     kept, rng = units // 2, np.random.default_rng(seed)
-    halves = np.empty(resamples)
+    halves = np.empty((resamples, len(value) if isinstance(value, Scores) else 1))
     for i in range(resamples):
         drawn = np.zeros(units, dtype=bool)
         drawn[rng.permutation(units)[:kept]] = True
         rows = np.flatnonzero(drawn[unit])
-        halves[i] = measure(_take(z, rows), *(_take(b, rows) for b in beside))
-    off = (halves - halves.mean()) * (kept / (units - kept)) ** 0.5
-    low, high = np.quantile(off, [(1 - interval) / 2, (1 + interval) / 2])
-    return value.within(float(value - high), float(value - low))
+        got = measure(rows_of(z, rows), *(rows_of(b, rows) for b in beside))
+        halves[i] = list(got.numbers.values()) if isinstance(got, Scores) else got
+    off = (halves - halves.mean(0)) * (kept / (units - kept)) ** 0.5
+    low, high = np.quantile(off, [(1 - interval) / 2, (1 + interval) / 2], axis=0)
+    if isinstance(value, Scores):
+        numbers = value.numbers.items()
+        return value.within({name: (v - b, v - a) for (name, v), a, b in zip(numbers, low.tolist(), high.tolist(), strict=True)})
+    return value.within(float(value - high[0]), float(value - low[0]))
 
 
 def _source(measure: Callable, z: Matrix, beside: Sequence[Rows]) -> Rows | None:
@@ -118,5 +125,8 @@ def _array(x: Rows) -> np.ndarray:
     return x.cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
 
 
-def _take(x: Rows, rows: np.ndarray) -> np.ndarray | Tensor:
+def rows_of(x: Rows, rows: np.ndarray) -> np.ndarray | Tensor | pd.DataFrame:
+    """Returns rows of a matrix or table, by number."""
+    if isinstance(x, pd.DataFrame):
+        return x.iloc[rows].reset_index(drop=True)
     return x[torch.from_numpy(rows).to(x.device)] if isinstance(x, Tensor) else np.asarray(x)[rows]
