@@ -1,5 +1,6 @@
 """Measures of codes beside factors: closed forms, naive loops, other implementations, invariances, and what is degenerate."""
 
+import functools
 import math
 import warnings
 
@@ -381,6 +382,9 @@ def test_one_call_gives_every_number_of_every_layer():
     assert table["measure"].tolist()[:6] == ["mig", "infom", "infoe", "infoc", "hausdorff_support", "total_correlation"]
     assert np.isfinite(table["value"]).all()
     assert table[table["layer"] == "head"]["warnings"].str.contains("2 of 2 codes are constant").sum() == 4
+    other = (functools.partial(dci, trees=3), functools.partial(workbench.measures.hausdorff_support, batch=64))
+    settings = disentanglement(z, factors, measures=other).set_index("measure")["convention"]
+    assert "3 trees" in settings["disentanglement"] and "batches of 64" in settings["hausdorff_support"]
     with pytest.raises(ValueError, match="there are no factors"):
         disentanglement({"h": z})
 
