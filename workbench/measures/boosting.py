@@ -7,7 +7,8 @@ c, a regression tree to the residuals :math:`y_c - p_c` of the softmax, splits w
 
 is largest, and adds :math:`\eta` times a Newton step in each leaf. Here the columns are first cut into at most 256 values, and
 the splits of all classes and nodes are found from one product of the (sparse) table of those values with the residuals. With no
-more than 256 different values in a column these are the same trees; otherwise nearly so.
+more than 256 different values in a column these are the same trees; otherwise they find their
+splits a little less exactly.
 
 References:
     Greedy Function Approximation: A Gradient Boosting Machine (Friedman, 2001), algorithm 6

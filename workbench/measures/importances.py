@@ -42,7 +42,9 @@ def dci(
         codes: Features (N, D).
         factors: Of the same rows; a quantity is cut into 20 bins for the trees.
         backend: ``"boosting"``, gradient-boosted trees of depth 3 that are those of scikit-learn while a code has at most 256
-            values, in a twelfth of the time; ``"scikit-learn"``, its ``GradientBoostingClassifier`` itself; ``"lasso"``,
+            values, a fraction of the time; codes of more are cut to 256, by which D of a noisy code comes out lower (.947
+            against .964 of 1,500 rows, 30 trees): to quote a number beside those of the literature, take
+            ``"scikit-learn"``, its ``GradientBoostingClassifier`` itself; ``"lasso"``,
             :math:`|w|` of a lasso (penalty .01) of standardised factors on standardised codes, for what is linear.
         trees: A class; 100 in the literature, and 20 give nearly the same.
         test: Share of the rows that informativeness is taken on.
