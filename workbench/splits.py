@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from workbench.core import mixed_seed
 from workbench.estimators import Estimator, legible
 from workbench.features import Features
 from workbench.probes import readings
@@ -39,7 +40,7 @@ def few_shot(
             row), ``math.inf`` is every row, which is fitted once.
         draws: How often the rows are drawn.
         probe: For the classes; by default ``LinearProbe()``.
-        seed: Of the draws.
+        seed: Of the draws; draw d is ``draw_shots(..., seed=wb.mixed_seed(seed, d))``.
 
     Returns:
         The columns of :func:`probe_layers`, and ``shots`` and ``draw`` behind ``factor``.
@@ -62,7 +63,11 @@ def few_shot(
         for k in shots:
             for draw in range(1 if k == math.inf else draws):
                 # a factor that is not there is named by the probes
-                few = train.where(draw_shots(train.factors[name], k, seed=seed + draw)) if name in train.factors else train
+                few = (
+                    train.where(draw_shots(train.factors[name], k, seed=mixed_seed(seed, draw)))
+                    if name in train.factors
+                    else train
+                )
                 rows = pd.DataFrame([row for row, _ in readings(few, test, factor=[name], probe=probe)])
                 rows.insert(2, "shots", float(k))
                 parts.append(rows.assign(draw=draw))

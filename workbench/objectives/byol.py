@@ -37,7 +37,7 @@ class BYOL(Taught):
     """BYOL on the embedding ``z``; its authors' is ``Projector([2048, 4096, 256])``.
 
     Arguments:
-        hidden: Width of the predictor's hidden layer.
+        hidden: Width of the predictor's hidden layer; 0 leaves the predictor out, without which BYOL collapses.
         momentum: The teacher's at the start; it rises to 1 at the end. The authors take 0.996 for 1,000 epochs, 0.99 for 100 to
             300 and 0.97 for 40.
 
@@ -51,9 +51,11 @@ class BYOL(Taught):
 
     def begin(self, model: nn.Module, sample: Embedding) -> None:
         width = sample.z.shape[1]
-        self.predictor = nn.Sequential(
-            nn.Linear(width, self.hidden), nn.BatchNorm1d(self.hidden), nn.ReLU(), nn.Linear(self.hidden, width, bias=False)
-        ).to(sample.z.device, torch.promote_types(sample.z.dtype, torch.float32))
+        predictor = nn.Sequential()
+        if self.hidden:
+            predictor.extend([nn.Linear(width, self.hidden), nn.BatchNorm1d(self.hidden), nn.ReLU()])
+            predictor.append(nn.Linear(self.hidden, width, bias=False))
+        self.predictor = predictor.to(sample.z.device, torch.promote_types(sample.z.dtype, torch.float32))
         self.appoint(model)
 
     def forward(self, model: nn.Module, views: Views) -> dict[str, Tensor]:
