@@ -41,7 +41,7 @@ from workbench.data import (
 from workbench.data.drawing import rgb
 from workbench.spec import available, build, describe
 
-SMALL = {"garments": {"n": 40}, "sprites": {"n": 40}}
+SMALL = {name: {"n": 40} for name in ("garments", "posed_garments", "sprites")}
 
 
 def ready() -> dict:

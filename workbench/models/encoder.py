@@ -11,7 +11,9 @@ from torch import Tensor
 from workbench.core import Embedding
 from workbench.pooling import channels_first, enclosing
 
-__all__ = ["Encoder", "Projector", "layer_widths", "layers", "main_layers"]
+__all__ = ["Encoder", "Projector", "layer_widths", "layers", "main_layers", "sublayers"]
+
+PARTS = ("norm1", "attn", "norm2", "mlp")  # of a transformer block, as timm and we name them, in the order they run
 
 
 class Projector(nn.Sequential):
@@ -132,6 +134,30 @@ def main_layers(model: nn.Module) -> list[str]:
     blocks = [f"projector.{name}" for name, _ in model.projector.named_children()]
     identity = isinstance(model.projector, nn.Identity) or (isinstance(model.projector, nn.Sequential) and not blocks)
     return [*inside, "backbone", *([] if identity else [*blocks[:-1], "projector"])]
+
+
+def sublayers(model: nn.Module) -> list[str]:
+    """Returns what every transformer block is made of, from pixels on: its norms, attention and MLP, then the block itself.
+
+    The attention and the MLP are what is added to the tokens, the block is the sum. An encoder's ``backbone`` stands last.
+
+    Raises:
+        ValueError: If there are no such blocks.
+
+    Example:
+        >>> from workbench.models.tokens import TokenViT
+        >>> sublayers(TokenViT(8, 4, 16, 1, 2))
+        ['blocks.0.norm1', 'blocks.0.attn', 'blocks.0.norm2', 'blocks.0.mlp', 'blocks.0']
+    """
+    found = []
+    for name, module in model.named_modules():
+        parts = [part for part in PARTS if isinstance(getattr(module, part, None), nn.Module)]
+        if name and {"attn", "mlp"} <= set(parts):
+            found += [*(f"{name}.{part}" for part in parts), name]
+    if not found:
+        kind = type(getattr(model, "backbone", model)).__name__
+        raise ValueError(f"{kind} has no transformer blocks (with attn and mlp); main_layers(model) gives its stages")
+    return [*found, "backbone"] if isinstance(model, Encoder) else found
 
 
 def _stages(backbone: nn.Module) -> list[str]:
