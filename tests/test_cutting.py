@@ -91,7 +91,7 @@ def test_the_held_out_images_are_kept_as_pictures(trained, tables):
 
 def test_large_and_grey_images_are_kept_small(tmp_path):
     images = wb.from_arrays(np.zeros((24, 1, 100, 50), np.uint8), {"label": [0, 1] * 12})
-    small = Image.open(io.BytesIO(cutting._pictured(images)["thumbnail"][0]))
+    small = Image.open(io.BytesIO(cutting.pictured(images)["thumbnail"][0]))
     assert small.size == (32, 64) and small.mode == "L"
 
 

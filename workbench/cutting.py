@@ -104,12 +104,12 @@ def probing(
     if not missing:
         yield Probed(1.0, "done")
         return
-    run.write_table("held_out", _pictured(seen).assign(images=about["images"]))
+    run.write_table("held_out", pictured(seen).assign(images=about["images"]))
     parts = []
     for share, part, chunk in _looked_at(model, bank, seen, missing):
         parts.append((part, chunk))
         yield Probed(0.5 * share, "features")
-    known, asked = (_joined([chunk for which, chunk in parts if which == part]) for part in (0, 1))
+    known, asked = (joined([chunk for which, chunk in parts if which == part]) for part in (0, 1))
     for i, layer in enumerate(missing):
         one = [Features({layer: features[layer]}, features.factors) for features in (known, asked)]
         rows, answers = [], []
@@ -184,7 +184,8 @@ def _looked_at(model: nn.Module, bank: Images, seen: Images, layers: list[str]) 
             yield done / total, part, extract(model, chunk, layers, progress=False)
 
 
-def _joined(parts: list[Features]) -> Features:
+def joined(parts: list[Features]) -> Features:
+    """Returns the rows of several features of the same layers, one after the other."""
     layers = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return Features(layers, pd.concat([part.factors for part in parts], ignore_index=True))
 
@@ -224,8 +225,8 @@ def _words(factors: pd.DataFrame, name: str) -> dict[Any, str]:
     return {}
 
 
-def _pictured(images: Images) -> pd.DataFrame:
-    """Returns columns ``row`` and ``thumbnail`` (PNG, at most 64 pixels a side), and every factor as ``factor.NAME``."""
+def pictured(images: Images) -> pd.DataFrame:
+    """Returns the columns ``row`` and ``thumbnail`` (PNG, at most 64 pixels a side), and every factor as ``factor.NAME``."""
     from PIL import Image
 
     pictures = []

@@ -7,6 +7,7 @@ of the folder. Importing this module does not import torch, so finished runs ope
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -153,6 +154,16 @@ class Run:
         model = self.built("model") if into is None else into
         self._load(model, read_tensors(self._inside("weights", f"{self._step(step):08d}.safetensors")), "weights")
         return model.eval()
+
+    def identity(self, step: int | None = None) -> str:
+        """Returns 16 hexadecimal letters that change with the model's record and its weights of ``step``, by default the last.
+
+        Raises:
+            KeyError: If the weights of that step were not kept.
+        """
+        h = hashlib.blake2b(json.dumps(self.spec.get("model"), sort_keys=True).encode(), digest_size=8)
+        with self._inside("weights", f"{self._step(step):08d}.safetensors").open("rb") as f:
+            return hashlib.file_digest(f, lambda: h).hexdigest()
 
     def objective(self) -> Objective:
         """Returns the objective with what it learned (predictor, teacher), as at the last checkpoint.

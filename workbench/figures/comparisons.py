@@ -10,6 +10,7 @@ from workbench.figures import theme
 
 __all__ = ["similarity_map"]
 
+WORDS = {"cka": "CKA", "mutual_knn": "shared neighbours"}
 PRINTED = 16  # layers across, up to which the numbers fit their cells
 
 
@@ -27,13 +28,13 @@ def similarity_map(
 ) -> hv.Overlay:
     """A cell a pair of layers, from 0 (white) to 1 (dark blue), the numbers printed; the first layers meet at the bottom left.
 
-    A number that unrelated images reach too stands in brackets; the note says what they reach.
+    A number that unrelated images reach too stands in brackets on grey; the note says what they reach.
 
     Arguments:
         table: Columns ``rows``, ``columns`` and ``value``, such as ``cka_map`` gives; where there is a column ``seed``, a cell
             is the mean over seeds.
         rows, columns, value: Which columns of the table are meant; layers keep their order.
-        null: The column with the value that unrelated images stay below, if there is one.
+        null: The column with the value that unrelated images stay below, or come to on average (``"chance"``), if there is one.
         xlabel, ylabel: What the columns and the rows are, such as the names of two models.
         title: What the figure shows, as a statement.
         options: Further HoloViews options, such as ``width``.
@@ -49,12 +50,14 @@ def similarity_map(
     cells = table.groupby([rows, columns], sort=False, observed=True)[[value, null]].mean().reset_index()
     cells.columns = ["down", "across", "value", "null"]
     cells = cells.assign(printed=[_printed(*pair) for pair in cells[["value", "null"]].to_numpy()])
+    cells = cells.assign(beyond=cells["value"].where(~(cells["value"] <= cells["null"])))
     cells[["down", "across"]] = cells[["down", "across"]].astype(str).astype(object)
     dims = [hv.Dimension(name, values=list(dict.fromkeys(cells[name]))) for name in ("across", "down")]
     wide, high = (len(dim.values) for dim in dims)
     tips = [(rows, "@down"), (columns, "@across"), (value, "@value{0.0000}")]
-    tips += [("unrelated images stay below", "@null{0.0000}")] if cells["null"].notna().any() else []
-    heat = hv.HeatMap(cells, dims, ["value", "null"])
+    unrelated = "unrelated images share" if null == "chance" else "unrelated images stay below"
+    tips += [(unrelated, "@null{0.0000}")] if cells["null"].notna().any() else []
+    heat = hv.HeatMap(cells, dims, ["beyond", "value", "null"]).opts(clipping_colors={"NaN": theme.GRID})
     heat = heat.opts(cmap=list(theme.DEEP), clim=(0, 1), colorbar=True, clabel=_measure(table, value))
     heat = heat.opts(line_color=theme.PAPER, line_width=1, tools=["hover"], hover_tooltips=tips)
     heat = heat.opts(xrotation=45 if max(map(len, dims[0].values)) > 4 else 0)
@@ -80,14 +83,16 @@ def _words(cells: pd.DataFrame, dims: list[hv.Dimension], *, dark: bool) -> hv.L
 
 def _measure(table: pd.DataFrame, value: str) -> str:
     said = list(dict.fromkeys(table["measure"])) if "measure" in table else []
-    return str(said[0]).upper() if said == ["cka"] else " and ".join(map(str, said)) or value
+    return " and ".join(WORDS.get(name, str(name)) for name in said) or value
 
 
 def _note(table: pd.DataFrame, null: str) -> str:
     """N and the convention, then the null."""
     how = [h for h in dict.fromkeys(table["convention"].dropna()) if h] if "convention" in table else []
     lines = [", ".join(words for words in (theme.facts(table), "; ".join(how)) if words)]
-    if table[null].notna().any():
+    if table[null].notna().any() and null == "chance":
+        lines.append(f"Unrelated images share {table[null].max():.2g}.")
+    elif table[null].notna().any():
         low, high = table[null].min(), table[null].max()
         between = f"{high:.2g}" if f"{low:.2g}" == f"{high:.2g}" else f"{low:.2g} to {high:.2g} (by the pair)"
         often = f" in {table['level'].iloc[0]:.0%} of permutations" if "level" in table else ""

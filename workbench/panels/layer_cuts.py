@@ -39,18 +39,26 @@ class Subject:
     images: "Callable[[], Images] | None" = None
     allow: tuple[str, ...] = ()
 
+    @property
+    def there(self) -> bool:
+        """Whether it stands on disk; a model by name does once it was looked at."""
+        return (self.path / "run.json").exists()
+
+    def run(self, images: "Images | None" = None) -> Run:
+        """Returns the run; of a model by name one is made, to be looked at with ``images`` (garments by default)."""
+        if not self.model or self.there:
+            return Run(self.path, allow=self.allow)
+        from workbench.cutting import keep_model
+        from workbench.data.wardrobe import garments
+
+        return keep_model(self.model, self.path, images=garments(4096) if images is None else images)
+
     def probe(self) -> Iterator[Any]:
         """Probes layer by layer, and keeps the tables; yields how far it has come. Torch comes now."""
-        from workbench.cutting import keep_model, probing
+        from workbench.cutting import probing
 
         images = self.images() if self.images else None
-        if self.model and not (self.path / "run.json").exists():
-            from workbench.data.wardrobe import garments
-
-            run = keep_model(self.model, self.path, images=garments(4096) if images is None else images)
-        else:
-            run = Run(self.path, allow=self.allow)
-        yield from probing(run, images)
+        yield from probing(self.run(images), images)
 
 
 def find_subjects(
