@@ -416,6 +416,68 @@ def test_choosing_without_labels(clean_page, tmp_path):
         page.get_by_text("10.0 ± 0.0").first.wait_for()
 
 
+# two networks side by side
+
+
+def near(page, side: str) -> list[int]:
+    """The rows of the neighbours that one side shows."""
+    return page.locator(f".side.{side} .thumb").evaluate_all("cells => cells.map(cell => Number(cell.dataset.row))")
+
+
+def test_two_networks_side_by_side(clean_page, tmp_path):
+    import workbench as wb
+
+    found, page, port = [], clean_page, free_port()
+    for name in ("mine", "other"):
+        model = wb.build_encoder("convnet", "16-8", width=4, depth=2)
+        settings = {"out": tmp_path / "runs" / name, "progress": False}
+        found.append(wb.Trainer(epochs=1, batch_size=64).fit(model, wb.SimCLR(), wb.garments(128), wb.Augment(), **settings))
+    layers = wb.main_layers(found[0].model())
+    layers = [layer for layer in layers if layer != "backbone.stage2"]  # it is the backbone, pooled
+    command = [sys.executable, "-m", "panel", "serve", str(HOME / "apps/compare.py"), "--port", str(port)]
+    with started([*command, "--args", *(str(run.path) for run in found), "/no/where"], port, tmp_path / "log") as address:
+        page.goto(f"{address}/compare")
+        page.get_by_text("/no/where is no run: it does not exist.").wait_for()
+        page.get_by_text("mine and other were not compared yet").wait_for()
+        press(page, "Compare layer by layer")
+        page.get_by_role("button", name="Compare again").wait_for(timeout=300_000)
+        tables = wb.kept_comparison(*found)
+        cka = tables["similarity"].query("measure == 'cka'").set_index(["layer", "other"])["value"]
+
+        def drawn() -> dict:
+            (cells, *_) = [line for line in figure(page, "CKA, layer by layer")["lines"] if line["kind"] == "Rect"]
+            return {(d, a): float(v) for d, a, v in zip(cells["down"], cells["across"], cells["value"], strict=True)}
+
+        short = {layer: layer.removeprefix("backbone.") for layer in layers}
+        wanted = {(short[a], short[b]): cka[a, b] for a in layers for b in layers}
+        eventually(lambda: drawn() == pytest.approx(wanted, rel=1e-4))
+        note = page.locator(".finding").text_content()
+        first, last = (f"{wanted[name, name]:.2f} between {name} and {name}" for name in ("stage1", "projector"))
+        assert f"CKA {first}, {last}" in note
+        page.wait_for_function("() => Bokeh.documents[0].is_idle")
+        page.mouse.click(*page.evaluate(CELL, ["CKA, layer by layer", layers.index("projector.0"), layers.index("backbone")]))
+        page.get_by_text("mine, backbone · other, projector.0").wait_for()
+        known = {
+            side: tables["neighbours"].query("side == @side and layer == @layer").sort_values(["row", "rank"])["neighbour"]
+            for side, layer in (("one", "backbone"), ("other", "projector.0"))
+        }
+        known = {side: rows.to_numpy().reshape(-1, 10).tolist() for side, rows in known.items()}
+        eventually(lambda: [near(page, "one"), near(page, "other")] == [known["one"][0], known["other"][0]])
+        one = page.locator(".strip .thumb").nth(5)
+        shared = len(set(known["one"][5]) & set(known["other"][5]))
+        assert one.inner_text() == f"{shared} / 10" and one.locator("img").evaluate("img => img.naturalWidth") == 32
+        one.click()
+        eventually(lambda: [near(page, "one"), near(page, "other")] == [known["one"][5], known["other"][5]])
+        framed = page.locator(".side.one .thumb img").evaluate_all("all => all.map(img => img.style.outlineStyle)")
+        assert framed == ["solid" if row in known["other"][5] else "" for row in known["one"][5]]
+        page.locator(".side.other .thumb").nth(2).press("Enter")
+        eventually(lambda: near(page, "one") == known["one"][known["other"][5][2]])
+        page.locator(".strip .thumb").first.click()
+        eventually(lambda: near(page, "one") == known["one"][0])
+        press(page, "Next")
+        eventually(lambda: near(page, "other") == known["other"][1])
+
+
 # JupyterLab
 
 

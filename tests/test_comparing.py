@@ -170,7 +170,7 @@ def test_what_cannot_be_compared_is_said(pair, tmp_path):
     grey = wb.from_arrays(np.zeros((24, 1, 28, 28), np.uint8), {"label": [0, 1] * 12})
     with pytest.raises(ValueError, match=r"first takes images of 3x32x32, but .* has 1x28x28; give images that both can take"):
         wb.compare_runs(one, other, grey, progress=False)
-    model = wb.keep_model("timm:test_vit", tmp_path / "grey", images=wb.fashion(8))
+    model = wb.keep_model("timm:test_vit", tmp_path / "grey", images=grey)
     with pytest.raises(ValueError, match=r"first images of 3x32x32 and grey images of 1x28x28 were taken; give images that both"):
         wb.compare_runs(one, model, progress=False)
 
@@ -265,7 +265,9 @@ def test_the_finding_goes_from_the_first_layers_to_the_last(compared):
     assert state.title() == "The deepest layers part: shared neighbours 1.00 to 0.50, chance 0.2"
 
 
-@pytest.mark.parametrize(("last", "words"), [(0.04, "have nothing in common: CKA 0.04"), (0.95, "meet: CKA 0.90 to 0.95")])
+@pytest.mark.parametrize(
+    ("last", "words"), [(0.04, "are no more alike than unrelated images: CKA 0.04"), (0.95, "meet: CKA 0.90 to 0.95")]
+)
 def test_the_title_says_how_the_last_layers_stand(compared, last, words):
     file = next(compared[0].rglob("similarity.parquet"))
     table = pd.read_parquet(file)
@@ -440,7 +442,8 @@ def test_what_fails_in_comparing_is_said(compared, monkeypatch):
     view.work.start()
     view.work.job.wait(60)
     view.work.look()
-    assert view.work.trouble.visible and "It failed: the images cannot be drawn again; pass &lt;them&gt;" in view.work.trouble.object
+    said = view.work.trouble
+    assert said.visible and said.object == "It failed: the images cannot be drawn again; pass &lt;them&gt;"
     assert view.work.button.visible and view.pictures.visible
 
 

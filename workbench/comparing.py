@@ -135,9 +135,7 @@ def comparison_steps(
     yield Probed(1.0, "done")
 
 
-def kept_comparison(
-    one: Run, other: Run, *, step: int | None = None, other_step: int | None = None
-) -> dict[str, pd.DataFrame]:
+def kept_comparison(one: Run, other: Run, *, step: int | None = None, other_step: int | None = None) -> dict[str, pd.DataFrame]:
     """Returns the tables that were kept last of the two, whichever of them was the first; empty where there are none.
 
     Neither torch nor the networks are needed.

@@ -34,7 +34,7 @@ FRAME = "outline:3px solid {};outline-offset:1px;"
 
 
 class Compare(pn.viewable.Viewer):
-    """How alike every two layers of two networks are. Click a cell: the pair's numbers, its spectra, an image's neighbours in both.
+    """How alike every two layers of two networks are. Click a cell: its numbers, spectra, and an image's neighbours in both.
 
     What was compared before shows at once, without torch; comparing runs in a thread, shows what the first images say, then
     what more of them say, and can be stopped.
@@ -98,7 +98,9 @@ class Compare(pn.viewable.Viewer):
             pmui.Select.from_param(state.factor, label="Below each image", **small),
             **wide,
         )
-        controls = pn.Column(*subjects, self.work, self._choices, width=230, margin=(12, 10, 0, 5), visible=bool(self.state.found))
+        controls = pn.Column(
+            *subjects, self.work, self._choices, width=230, margin=(12, 10, 0, 5), visible=bool(self.state.found)
+        )
         order = pmui.Select.from_param(state.order, label="Images", width=190, size="small", description="")
         back = pmui.Button(label="Previous", variant="outlined", size="small", on_click=lambda event: self.state.move(-1))
         on = pmui.Button(label="Next", variant="outlined", size="small", on_click=lambda event: self.state.move(1))
@@ -150,9 +152,13 @@ class Compare(pn.viewable.Viewer):
             self._drawn = state.measure
             self._plots.clear()
             table = state.similarity()
-            table = table.assign(**{c: table[c].map({l: state.short(s, l) for l in state.layers(s)}) for c, s in COLUMNS.items()})
+            table = table.assign(**{c: [state.short(s, layer) for layer in table[c]] for c, s in COLUMNS.items()})
             null = {"null": "null" if state.measure == "cka" else "chance"}
-            looks = {"responsive": True, "height": 32 * len(state.layers("one")) + 190, "title": f"{WORDS[state.measure]}, layer by layer"}
+            looks = {
+                "responsive": True,
+                "height": 32 * len(state.layers("one")) + 190,
+                "title": f"{WORDS[state.measure]}, layer by layer",
+            }
             figure = similarity_map(table, **null, xlabel=state.called("other"), ylabel=state.called("one"), **looks)
             self.map.show(None)
             self.map.show(figure.opts(hooks=[*figure.opts.get("plot").kwargs["hooks"], self._wire]))
@@ -196,7 +202,8 @@ class Compare(pn.viewable.Viewer):
         own = self._picture(state.row, side=76, style=FRAME.format(theme.INK), bold=True)
         both = [state.neighbours(s) for s in SIDES]
         rows = "".join(self._side(*each) for each in zip(SIDES, names, both, theme.PAIR, strict=True))
-        key = f'<span style="{FRAME.format(SHARED)}border-radius:3px;padding:0 4px;margin:0 6px 0 3px">framed</span> neighbour in both'
+        framed = f'<span style="{FRAME.format(SHARED)}border-radius:3px;padding:0 4px;margin:0 6px 0 3px">framed</span>'
+        key = f"{framed} neighbour in both"
         key += f"; <b>bold</b>: same {html.escape(state.factor)}" if state.kinds(state.factor) else ""
         shared = int(both[0]["shared"].sum())
         return (
@@ -236,7 +243,11 @@ class Compare(pn.viewable.Viewer):
         order, agreement, k = state.ordered(), state.agreement(), state.ids("one").shape[1]
         cells = [
             self._picture(
-                row, side=44, style=FRAME.format(theme.INK) if row == state.row else "", bold=False, word=f"{agreement[row]} / {k}"
+                row,
+                side=44,
+                style=FRAME.format(theme.INK) if row == state.row else "",
+                bold=False,
+                word=f"{agreement[row]} / {k}",
             )
             for row in map(int, order[:SHOWN])
         ]

@@ -74,7 +74,7 @@ class CompareState(param.Parameterized):
             return [0]
 
     def refresh(self) -> None:
-        """Takes up the tables of the two as they are now, and keeps the pair and the image that were chosen where they are there."""
+        """Takes up the tables of the two as they are now; the layers and the image that were chosen stay, where they are there."""
         self.trouble, before = "", self._pair
         self._pair = (self.one, self.other)
         try:
@@ -102,7 +102,7 @@ class CompareState(param.Parameterized):
         tables = kept_comparison(*(s.run() for s in pair), step=self.step, other_step=self.other_step)
         for name in COMPARE_TABLES if tables else ():
             if missing := COLUMNS[name] - set(tables[name]):
-                raise ValueError(f"the table {name} lacks the columns {sorted(missing)}; delete tables/compared and compare again")
+                raise ValueError(f"{name} lacks the columns {sorted(missing)}; delete tables/compared and compare again")
         return tables
 
     def compared(self) -> bool:
@@ -110,7 +110,7 @@ class CompareState(param.Parameterized):
         return bool(self.tables)
 
     def begin(self) -> Iterator[Any]:
-        """Compares the two as they are chosen now, and keeps the tables; yields how far it has come. Torch comes with the first."""
+        """Compares the two as they are chosen now, and keeps the tables; yields how far it has come. Torch comes then."""
         return _compared(self.found[self.one], self.found[self.other], step=self.step, other_step=self.other_step)
 
     # how alike the layers are
@@ -160,12 +160,14 @@ class CompareState(param.Parameterized):
     def title(self) -> str:
         """What the map says, in few words."""
         first, last = self._ends(self.measure)
-        word, floor = ("CKA", self._floor()) if self.measure == "cka" else ("shared neighbours", self.value("mutual_knn", column="chance"))
+        word, floor = "CKA", self._floor()
+        if self.measure == "mutual_knn":
+            word, floor = "shared neighbours", self.value("mutual_knn", column="chance")
         against = f"{'null' if self.measure == 'cka' else 'chance'} {floor:.1g}"
         if self.same():
             return f"The same weights: {word} 1.00 along the diagonal"
         if last <= floor:
-            return f"The last layers have nothing in common: {word} {last:.2f}, {against}"
+            return f"The last layers are no more alike than unrelated images: {word} {last:.2f}, {against}"
         if last < first:
             return f"The deepest layers part: {word} {first:.2f} to {last:.2f}, {against}"
         return f"The deepest layers meet: {word} {first:.2f} to {last:.2f}, {against}"
@@ -216,7 +218,9 @@ class CompareState(param.Parameterized):
             return []
         said = []
         if len(self.found) == 1 and len(self.steps(self.one)) < 2:
-            said.append("There is one network of one step, held against itself: give a second run, or a model of timm: timm:resnet18.")
+            said.append(
+                "There is one network of one step, held against itself: give a second run, or a model of timm: timm:resnet18."
+            )
         if not self.compared() and not self.trouble:
             said.append(f"{self.called('one')} and {self.called('other')} were not compared yet.")
         random = [s.model for s in dict.fromkeys(pair) if s.model and "." not in s.model]
