@@ -266,7 +266,7 @@ def test_the_finding_goes_from_the_first_layers_to_the_last(compared):
 
 
 @pytest.mark.parametrize(
-    ("last", "words"), [(0.04, "are no more alike than unrelated images: CKA 0.04"), (0.95, "meet: CKA 0.90 to 0.95")]
+    ("last", "words"), [(0.04, "no more alike than unrelated images: CKA 0.04"), (0.95, "meet: CKA 0.90 to 0.95")]
 )
 def test_the_title_says_how_the_last_layers_stand(compared, last, words):
     file = next(compared[0].rglob("similarity.parquet"))

@@ -74,7 +74,7 @@ class CompareState(param.Parameterized):
             return [0]
 
     def refresh(self) -> None:
-        """Takes up the tables of the two as they are now; the layers and the image that were chosen stay, where they are there."""
+        """Takes up the tables of the two as they are now; layers and image that were chosen stay, where they are there."""
         self.trouble, before = "", self._pair
         self._pair = (self.one, self.other)
         try:
