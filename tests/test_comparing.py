@@ -395,6 +395,12 @@ def test_every_choice_is_drawn_once(compared, monkeypatch):
     view.state.order = "fewest"  # which brings another image
     view.state.choose("backbone", "backbone.stage1")
     assert len(drawn) == 2
+    write_compared(wb.Run(compared[1]), wb.Run(compared[0]))
+    view.state.one = "theirs"  # held against itself: nothing to draw
+    view.state.other = "mine"
+    assert len(drawn) == 3 and view.pictures.visible
+    view.renew()
+    assert len(drawn) == 4
 
 
 def test_words_of_factors_are_words(compared):

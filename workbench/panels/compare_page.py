@@ -64,11 +64,12 @@ class Compare(pn.viewable.Viewer):
         found, complaints = find_subjects(given or ([HOME] if HOME.is_dir() else []), out=out, images=images)
         self.state = CompareState(found)
         self._drawn: Any = None
-        self._chosen: Any = None
+        self._chosen: list[list[Any]] = []
+        self._renewing = False
         self._plots: weakref.WeakSet = weakref.WeakSet()
         self._build(complaints or ([] if found else [NONE]))
         self.state.param.watch(lambda *events: self._turn(), list(PAIR + CHOICE))
-        self._turn()
+        self.renew()
 
     def __panel__(self) -> pn.viewable.Viewable:
         return self._page
@@ -116,17 +117,26 @@ class Compare(pn.viewable.Viewer):
 
     def _turn(self) -> None:
         """Draws what was chosen, once, though one choice may bring about others."""
-        before, self._chosen = self._chosen, [[getattr(self.state, name) for name in names] for names in (PAIR, CHOICE)]
-        if before is None or before[0] != self._chosen[0]:
+        before, now = self._chosen, self._choice()
+        if self._renewing or before == now:
+            return
+        self._chosen = now
+        if before[0] != now[0]:
             self.renew()
-        elif before != self._chosen:
+        else:
             self.draw()
+
+    def _choice(self) -> list[list[Any]]:
+        return [[getattr(self.state, name) for name in names] for names in (PAIR, CHOICE)]
 
     def renew(self) -> None:
         """Takes up the tables of the two as they are now, and draws."""
         with pn.io.hold():
-            self._drawn = None
-            self.state.refresh()
+            self._drawn, self._renewing = None, True
+            try:
+                self.state.refresh()
+            finally:
+                self._renewing, self._chosen = False, self._choice()
             self.draw()
 
     def draw(self) -> None:
