@@ -629,6 +629,20 @@ def test_regrets_are_printed_in_brackets_where_seeds_alone_would_choose():
     told = REGRETS.assign(regret_std=[1.0, 0.1, np.nan, 0.0, 0.2], told=[None, True, False, None, None])
     words = drawn(regret_table(told))["Labels"]["printed"]
     assert set(words) == {"3.0 ± 1.0", "0.5 ± 0.1", "(1.0)", "2.0 ± 0.2"}
+    assert "in brackets" in note(regret_table(told)) and "over seeds" in note(regret_table(told))
+    assert "brackets" not in note(regret_table(REGRETS)) and "over seeds" not in note(regret_table(REGRETS))
+
+
+def test_dots_stand_on_all_curves_or_on_none():
+    short, long = (TABLE.assign(layer=name) for name in ("short", "long"))
+    long = pd.concat([long.assign(rank=long["rank"] + 5 * k) for k in range(6)])
+    assert [k for k in drawn(spectra(pd.concat([short, TABLE]))) if k.startswith("Scatter")]
+    assert not [k for k in drawn(spectra(pd.concat([short, long]))) if k.startswith("Scatter")]
+
+
+def test_small_numbers_are_written_out_on_axes():
+    state = hv.renderer("bokeh").get_plot(training_curves(METRICS.assign(lr=1e-4), values=["lr"])).state
+    assert state.yaxis[0].formatter.power_limit_low == -5
 
 
 # --- two models side by side ------------------------------------------------------------------------------------------------

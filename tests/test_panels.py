@@ -530,6 +530,50 @@ def test_a_picture_keeps_its_drawing_while_the_curves_are_the_same():
     assert picture.__panel__().object is not drawing
 
 
+def test_a_table_keeps_its_colours_when_its_numbers_change():
+    from bokeh.models import LinearColorMapper
+
+    from workbench.figures import layer_table, regret_table, theme
+
+    cells = pd.DataFrame({"layer": ["h", "z"], "measure": "rankme", "value": [3.0, 9.0]})
+    costs = pd.DataFrame({"method": "SimCLR", "sweep": ["lr", "epochs"], "measure": "rankme", "regret": [0.5, 4.0]})
+    for figure, change in ((layer_table, {"value": [7.0, 2.0]}), (regret_table, {"regret": [3.0, 1.0]})):
+        table, picture = costs if "regret" in change else cells, Picture()
+        picture.show(figure(table))
+        root = picture.__panel__().get_root()
+        picture.show(figure(table.assign(**change)))
+        (mapper,) = [m for m in root.references() if isinstance(m, LinearColorMapper)]
+        assert list(mapper.palette) == list(theme.PALE) and (mapper.low, mapper.high) == (0, change.get("regret", [1])[0])
+        (source,) = [m for m in root.references() if isinstance(m, ColumnDataSource) and "printed" in m.data]
+        assert "3.0" in source.data["printed"] or "7" in source.data["printed"]
+
+
+def test_spectra_reach_to_the_floor_only_where_a_curve_of_the_step_does(measured_run):
+    path = measured_run("mine")
+    table = pd.read_parquet(path / "tables" / "spectrum.parquet")
+    sinks = (table["layer"] == "projector") & (table["step"] == 4) & (table["rank"] == 12)
+    table.assign(value=table["value"].where(~sinks, 1e-15)).to_parquet(path / "tables" / "spectrum.parquet")
+    state = RunPair(find_runs([path])[0])
+    spans = {}
+    for step in state.steps():
+        state.step = step
+        spans[step] = state.span()
+    assert spans[4][0] < 1e-16 and len({spans[step] for step in spans if step != 4}) == 1
+    assert spans[0][0] == pytest.approx(table["value"][~sinks].min() / 5)
+    state.step, state.layers = 4, ["backbone"]
+    assert state.span()[0] == pytest.approx(table["value"][table["layer"] == "backbone"].min() / 5)
+
+
+def test_a_run_without_the_layer_tells_of_its_own_deepest(measured_run):
+    state = pair(measured_run)
+    path = state.found["other"].path / "tables" / "measures.parquet"
+    table = pd.read_parquet(path)
+    table[table["layer"] != "projector"].to_parquet(path)
+    rank = table.query("layer == 'backbone' and step == 40 and measure == 'rankme'")["value"].item()
+    assert state.finding().startswith("Step 40, projector: mine RankMe **")
+    assert f"; other (backbone) RankMe **{rank:.1f}**" in state.finding()
+
+
 def test_other_notebooks_than_jupyters_need_their_bridge(monkeypatch):
     from workbench.panels import notebook
 

@@ -121,8 +121,10 @@ def regret_table(table: pd.DataFrame, *, unit: str = "points", title: str = "", 
     heat = heat.opts(cmap=list(theme.PALE), clim=(0, top), colorbar=False, line_color=theme.PAPER, line_width=3)
     text = hv.Labels(cells, dims, "printed").opts(text_color=theme.INK, text_font_size=theme.SIZE["label"])
     looks = {"width": 120 * len(across), "height": max(38 * len(down), 76), "xaxis": "top", "xlabel": "", "ylabel": ""}
-    note = f"regret in {unit}: the best that labels would choose minus what was chosen, mean ± deviation over seeds"
-    if "told" in asked:
+    note = f"regret in {unit}: the best that labels would choose minus what was chosen"
+    if "±" in "".join(words):
+        note += ", mean ± deviation over seeds"
+    if "(" in "".join(words):
         note += "\nin brackets: the measure differs less between settings than between seeds"
     looks |= {"show_legend": False, "hooks": [theme.bare], "note": note} | options
     return theme.frame(heat * text, title=title, **looks)

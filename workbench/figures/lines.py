@@ -16,6 +16,7 @@ from workbench.figures import theme
 __all__ = ["spectra", "spectra_range", "training_curves"]
 
 NOTHING = float(np.finfo(np.float64).eps) ** 2
+NEAR = 1e3  # times its floor, below which a value comes near it
 
 
 def spectra_range(table: pd.DataFrame) -> tuple[float, float]:
@@ -32,7 +33,7 @@ def spectra_range(table: pd.DataFrame) -> tuple[float, float]:
     if not top > 0:
         return 1e-3, 1.0
     low = value[value >= top * NOTHING].min() / 5
-    if "floor" in table and (near := (table["floor"] > 0) & (value > 0) & (value < 1e3 * table["floor"])).any():
+    if "floor" in table and (near := (table["floor"] > 0) & (value > 0) & (value < NEAR * table["floor"])).any():
         low = min(low, table["floor"][near].min() / 50)  # with room for its name
     return low, top * 3
 
@@ -120,7 +121,7 @@ def training_curves(
         x: Column of the horizontal axis.
         colours: By value of ``by``.
         marker: Draws a vertical line at this ``x``.
-        points: Curves of at most so many steps show each as a dot.
+        points: Where there are at most so many steps, each is a dot too.
         title: What the figure shows, as a statement.
         options: Further HoloViews options, such as ``width``, ``logx`` or ``ylim``.
 
@@ -143,7 +144,7 @@ def training_curves(
             parts.append(hv.VLine(marker).opts(color=theme.INK, line_width=1.4, line_dash="dotted", show_legend=False))
         looks = {"width": 380, "height": 260, "show_legend": named} if len(values) > 1 else {"title": title}
         looks["note"] = theme.facts(logged, by)
-        looks |= {"xlabel": x, "ylabel": name}
+        looks |= {"xlabel": x, "ylabel": name, "padding": (0.02, 0.1)}
         plots.append(theme.frame(hv.Overlay(parts), legend=by, **(looks | options)))
     return plots[0] if len(plots) == 1 else theme.row(plots, title=title)
 
@@ -221,6 +222,7 @@ def _lines(
         )
     number = "0.000e+0" if log else "0.0000"
     many = len(kinds) * len(dashes) > 8
+    points = points if table[x].nunique() <= points else 0  # dots on the short curves alone would look like a difference
     parts = []
     for style, which in zip(theme.DASHES, dashes, strict=False):
         rows = table[table[dash] == which] if dash else table

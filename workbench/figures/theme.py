@@ -17,7 +17,7 @@ import pandas as pd
 from bokeh.core.property.descriptors import UnsetValueError
 from bokeh.core.validation import silence
 from bokeh.core.validation.warnings import FIXED_SIZING_MODE
-from bokeh.models import ColorBar, CustomJS, Plot, Text, Title
+from bokeh.models import BasicTickFormatter, ColorBar, CustomJS, Plot, Text, Title
 from bokeh.palettes import Blues256, Plasma256, Viridis256, interp_palette
 from bokeh.themes import Theme
 
@@ -177,6 +177,9 @@ def dress(plot: Any, element: Any) -> None:
     for kind, looks in LOOKS.items():
         for part in parts[kind]:
             part.update(**looks)
+    for axis in figure.axis:
+        if isinstance(axis.formatter, BasicTickFormatter):
+            axis.formatter.power_limit_low = -5  # a rate of 0.0005, not of 5.000e-4
 
 
 def document_theme() -> Theme:

@@ -57,7 +57,7 @@ class Choosing(pn.viewable.Viewer):
         self.costs, self.curves = Picture(least=480), Picture(least=380)
         wide = {"sizing_mode": "stretch_width"}
         self.said = pn.pane.Markdown(**wide, styles={"font-size": "18px"}, min_height=48)
-        self.refusal = pmui.Alert(object="", severity="info", visible=False, **wide)
+        self.refusal = pmui.Alert(object="", severity="info", visible=False, margin=(0, 20, 10, 10), **wide)
         self.recipe = pn.pane.HTML(**wide)
         self.alert = pn.Column(*[pmui.Alert(object=html.escape(c), severity="warning", **wide) for c in complaints])
         state = self.choice.param
@@ -77,7 +77,7 @@ class Choosing(pn.viewable.Viewer):
             margin=(12, 10, 0, 5),
         )
         self._drawn: tuple[Any, ...] = ()
-        self._pictures = pn.Column(beside(self.scatter, height=470), beside(self.costs, self.curves, height=260), **wide)
+        self._pictures = pn.Column(beside(self.scatter, height=360), beside(self.costs, self.curves, height=230), **wide)
         main = pn.Column(self.alert, self.said, self.refusal, self._pictures, **wide)
         self._page = pn.Row(self._controls, main, **wide)
         watched = ["folder", "measure", "best", "probe", "colour", "across", "picked", "curve"]
@@ -116,7 +116,7 @@ class Choosing(pn.viewable.Viewer):
         self.recipe.object = self._recipe()
         curves = choice.curves()
         self._curve.visible = len(curves) > 0
-        name, looks = spoken(choice.curve), {"by": "run", "x": "training step", "height": 260, "responsive": True}
+        name, looks = spoken(choice.curve), {"by": "run", "x": "training step", "height": 230, "responsive": True}
         curves = curves.rename(columns={"step": "training step", choice.curve: name})
         looks["ylim"] = _room(curves, name, ["run", "training step"]) if len(curves) else None
         title = f"{name[:1].upper()}{name[1:]} of the runs of this setting"
@@ -145,7 +145,7 @@ class Choosing(pn.viewable.Viewer):
             xlabel=f"{spoken(choice.measure)} (no labels)",
             ylabel=f"{spoken(choice.probe)} (with labels)",
             legend_opts={"title": spoken(choice.colour)},
-            height=470,
+            height=360,
             responsive=True,
             **looks,
         )

@@ -19,8 +19,11 @@ class Picture(pn.viewable.Viewer):
     a twentieth of drawing it again.
     """
 
-    def __init__(self, *, least: int = 300, tapped: Callable[[float, float], Any] | None = None, **params: Any) -> None:
-        """``least`` is the width in screen pixels below which pictures side by side become pictures one below the other.
+    def __init__(
+        self, *, least: int = 300, grow: int = 1, tapped: Callable[[float, float], Any] | None = None, **params: Any
+    ) -> None:
+        """``least`` is the width in screen pixels below which pictures side by side become pictures one below the other; of
+        the room beyond, each takes a share of ``grow``.
 
         ``tapped`` is told where the reader clicked, in the units of the axes.
         """
@@ -30,7 +33,7 @@ class Picture(pn.viewable.Viewer):
         self._shape: list[tuple[str, str]] | None = None
         self._beat = hv.streams.Stream.define("Beat", n=0)()
         self._plots: weakref.WeakSet = weakref.WeakSet()
-        looks = {"sizing_mode": "stretch_width", "min_width": least, "styles": {"flex": f"1 1 {least}px"}}
+        looks = {"sizing_mode": "stretch_width", "min_width": least, "styles": {"flex": f"{grow} 1 {least}px"}}
         self._pane = pn.pane.HoloViews(None, linked_axes=False, backend="bokeh", **looks)
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -92,6 +95,8 @@ def _refill(plot: Any, figure: hv.Overlay, before: hv.Overlay) -> None:
         else:
             source = part.handles["source"]
             source.data = dict(source.data) | _numbers(element, part)
+            if limits := _option(element, "clim"):
+                part.handles["color_mapper"].update(low=limits[0], high=limits[1])
     drawn = plot.handles["plot"]
     drawn.title.text = _option(figure, "title") or ""
     for axis, name in ((drawn.xaxis[0], "xlabel"), (drawn.yaxis[0], "ylabel")):
@@ -112,4 +117,4 @@ def _numbers(element: hv.Element, part: Any) -> dict[str, Any]:
         return {"xs": [line[x] for line in element.data], "ys": [line[y] for line in element.data]}
     if isinstance(element, hv.Curve | hv.Scatter):
         return {name: element.data[name].to_numpy() for name in element.data}
-    return part.get_data(element, {}, {})[0]
+    return part.get_data(element, {}, part.lookup_options(element, "style")[0])[0]  # without its style a map turns viridis

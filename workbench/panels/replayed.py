@@ -11,7 +11,7 @@ import panel as pn
 import panel_material_ui as pmui
 import param
 
-from workbench.figures.lines import spectra, spectra_range, training_curves
+from workbench.figures.lines import NEAR, spectra, spectra_range, training_curves
 from workbench.figures.tables import layer_table
 from workbench.figures.theme import palette
 from workbench.panels.jobs import Job
@@ -159,6 +159,15 @@ class RunPair(param.Parameterized):
         last = before.groupby("run")["step"].transform("max")
         return before[before["step"] == last]
 
+    def span(self) -> tuple[float, float]:
+        """A range of values that stays along the slider; down to the floor only where a curve of this step comes near it."""
+        now, every = self.at_step("spectrum"), self.tidy("spectrum")
+        every = every[every["layer"].isin(self.layers)]
+        if "floor" in every:
+            near = every["value"].between(0, NEAR * every["floor"], inclusive="neither")
+            every = every[~near.groupby([every[c] for c in ("run", "layer", "step")]).transform("any")]
+        return spectra_range(pd.concat([every, now]))
+
     def course(self) -> pd.DataFrame:
         """The measures as columns, a row a run, layer and step; ``step + 1``, since a log axis has no 0."""
         table = self.tidy("measures")
@@ -179,19 +188,21 @@ class RunPair(param.Parameterized):
         return table.assign(**{"step + 1": table["step"] + 1})
 
     def finding(self) -> str:
-        """The step, and the RankMe and neighbours' accuracy of the deepest of the chosen layers."""
+        """The step, and RankMe and neighbours' accuracy of the deepest of the chosen layers, for each run that of its own."""
         rows = self.at_step("measures")
         if rows.empty:
             return f"Step {self.step:,}"
-        deepest = [layer for layer in self.param.layers.objects if layer in set(rows["layer"])][-1]
-        said = []
-        for name, part in rows[rows["layer"] == deepest].groupby("run", sort=False):
-            value = part.set_index("measure")["value"]
+        order, said, first = self.param.layers.objects, [], ""
+        for name, part in rows.groupby("run", sort=False):
+            deepest = max(part["layer"], key=order.index)
+            first = first or deepest
+            value = part[part["layer"] == deepest].set_index("measure")["value"]
             numbers = [
                 f"{word} **{value[m]:.{d}f}**" for m, word, d in (("rankme", "RankMe", 1), ("knn", "kNN", 2)) if m in value
             ]
-            said.append(f"{html.escape(name)} {', '.join(numbers)}")
-        return f"Step {self.step:,}, {html.escape(deepest)}: {'; '.join(said)}"
+            where = "" if deepest == first else f" ({html.escape(deepest)})"
+            said.append(f"{html.escape(name)}{where} {', '.join(numbers)}")
+        return f"Step {self.step:,}, {html.escape(first)}: {'; '.join(said)}"
 
 
 class CollapseRun(pn.viewable.Viewer):
@@ -202,7 +213,7 @@ class CollapseRun(pn.viewable.Viewer):
     ) -> None:
         super().__init__(**params)
         self.runs, self.job, self._measure = runs, None, measure
-        self.spectrum, self.table = Picture(least=480), Picture(least=380)
+        self.spectrum, self.table = Picture(least=480, grow=4), Picture(least=380)
         self.rank, self.near, self.loss = Picture(least=260), Picture(least=260), Picture(least=260)
         self.said = pn.pane.Markdown(sizing_mode="stretch_width", styles={"font-size": "18px"}, min_height=48)
         if not runs.found and not complaints:
@@ -231,9 +242,9 @@ class CollapseRun(pn.viewable.Viewer):
         )
         self.pictures = pn.Column(
             self.said,
-            beside(self.spectrum, self.table, height=310),
+            beside(self.spectrum, self.table, height=340),
             self.player,
-            beside(self.rank, self.near, self.loss, height=200),
+            beside(self.rank, self.near, self.loss, height=210),
             sizing_mode="stretch_width",
         )
         page = pn.Row(self._controls, self.pictures, sizing_mode="stretch_width")
@@ -275,7 +286,6 @@ class CollapseRun(pn.viewable.Viewer):
     def _draw(self) -> None:
         runs = self.runs
         self.said.object = runs.finding()
-        every = runs.tidy("spectrum")
         colours = palette(runs.param.layers.objects, "layer")
         common = {"by": "layer", "dash": "run", "colours": colours, "responsive": True}
         now = runs.at_step("spectrum")
@@ -283,14 +293,14 @@ class CollapseRun(pn.viewable.Viewer):
             for picture in (self.spectrum, self.table, self.rank, self.near):
                 picture.show(None)
             return
-        self.spectrum.show(spectra(now, ylim=spectra_range(every), title="Spectrum", height=310, **common))
+        self.spectrum.show(spectra(now, ylim=runs.span(), title="Spectrum", height=340, **common))
         numbers = runs.at_step("measures")
         numbers = numbers[numbers["run"] == runs.run].sort_values(
             "measure", key=lambda names: names.map(ORDER.get), kind="stable"
         )
-        self.table.show(layer_table(numbers, title=runs.run, responsive=True, height=310) if len(numbers) else None)
+        self.table.show(layer_table(numbers, title=runs.run, responsive=True, height=340) if len(numbers) else None)
         course = runs.course()
-        below = common | {"x": "step + 1", "logx": True, "height": 200, "show_legend": False, "marker": runs.step + 1}
+        below = common | {"x": "step + 1", "logx": True, "height": 210, "show_legend": False, "marker": runs.step + 1}
         below |= {"xlim": (0.9, max(course["step + 1"].max(), 2) * 1.1)}
         for picture, name, title in ((self.rank, "rankme", "RankMe"), (self.near, "knn", "Nearest neighbours' accuracy")):
             picture.show(training_curves(course, values=[name], title=title, **below) if name in course else None)

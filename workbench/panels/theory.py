@@ -242,7 +242,7 @@ class CollapseTheory(pn.viewable.Viewer):
             step=0, value=0.0
         )  # zeros, which a log axis does not draw, keep the curves' places
         looks = {"by": "rank", "responsive": True, "height": 280, "logy": True, "xlim": (0, toy.steps), "ylim": (low[1], 10)}
-        looks |= {"marker": toy.step, "title": "Every eigenvalue of the embedding, through training"}
+        looks |= {"marker": toy.step, "title": "Eigenvalues of the embedding", "ylabel": "eigenvalue"}
         self.course.show(training_curves(toy.history() if toy.moments else start, values=["value"], **looks))
         words = {"xlabel": "left singular vector of W₁", "ylabel": "right singular vector of W₂"}
         title = "Alignment |V₂ᵀU₁|" if alignment is not None else "Alignment: none yet"
