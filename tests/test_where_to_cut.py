@@ -133,13 +133,60 @@ def test_a_setting_that_the_method_has_not(tmp_path):
 # Duality
 
 
-def test_the_chain_is_trained_and_measured(tmp_path, monkeypatch):
-    monkeypatch.setitem(duality.STUDIES, "few", [{"loss": "VICReg-exp"}, {"loss": "SimCLR, standardised", "dimensions": 8}])
-    table = duality.reproduce(tmp_path, scale="smoke", seeds=[0], studies=["few"], workers=0, progress=False)
-    assert table["loss"].tolist() == ["VICReg-exp", "SimCLR, standardised"]
-    measured = [f"{m} {part}" for part in ("backbone", "projector") for m in ("linear", "knn", "rankme", "gram", "covariance")]
-    assert set(measured) <= set(table) and table[measured].notna().all(axis=None)
-    assert (table["rankme projector"] <= [16, 8]).all()
+MEASURED = [f"{m} {part}" for part in ("backbone", "projector") for m in ("linear", "knn", "rankme", "gram", "covariance")]
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    out = tmp_path_factory.mktemp("duality")
+    kept = {name: duality.LOSSES[name] for name in ("VICReg", "SimCLR")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duality, "LOSSES", kept)
+        table = duality.reproduce(out, scale="smoke", seeds=[0], studies=["losses", "dimensions"], workers=0, progress=False)
+    return out, table
+
+
+def test_losses_are_trained_and_measured_beside_the_controls(chain):
+    _, table = chain
+    assert table["loss"].tolist() == ["untrained", "VICReg", "SimCLR", "VICReg", "SimCLR", "raw pixels"]
+    assert table["dimensions"].fillna(0).tolist() == [0, 0, 0, 8, 8, 0]
+    networks = table[table["loss"] != "raw pixels"]
+    assert set(MEASURED) <= set(table) and networks[MEASURED].notna().all(axis=None)
+    assert (networks["rankme projector"] <= networks["dimensions"].fillna(16)).all()
+    pixels = table.iloc[-1]
+    assert pixels[MEASURED[:5]].notna().all() and pixels[MEASURED[5:]].isna().all()
+
+
+def test_what_is_said_of_pixels_is_what_the_probe_says_of_them(chain):
+    import workbench as wb
+
+    known, seen = wb.garments(512), wb.garments(256, split="test")
+    flat = [x.at(range(len(x))).flatten(1).float() for x in (known, seen)]
+    score = wb.LinearProbe().fit(flat[0], known.factors["label"]).score(flat[1], seen.factors["label"])
+    assert chain[1].iloc[-1]["linear backbone"] == pytest.approx(100 * score)
+
+
+def test_histograms_are_of_the_runs_that_stand_and_have_their_moments(chain):
+    out, table = chain
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
+    found = duality.histograms(out, scale="smoke", losses=["SimCLR"], bins=2_000)
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
+    assert list(dict.fromkeys(found["loss"])) == ["untrained", "SimCLR"]
+    for loss, own in found.groupby("loss"):
+        want = table[(table["loss"] == loss) & table["dimensions"].isna()].iloc[0]
+        for name in ("gram backbone", "gram projector", "covariance projector"):
+            assert own[name].sum() * 2 / 2_000 == pytest.approx(1)
+            assert np.sqrt((own[name] * own["cosine"] ** 2).sum() * 2 / 2_000) == pytest.approx(want[name], rel=1e-3)
+
+
+@pytest.mark.parametrize(("n", "m"), [(40, 24), (12, 40)])
+def test_the_identity_holds_at_every_round_and_the_difference_ends_at_its_offset(n, m):
+    table = duality.identity(n, m, rounds=400)
+    np.testing.assert_allclose(table["L_nc + dimensions"], table["L_c + samples"], rtol=1e-12)
+    end = table.iloc[-1]
+    assert end["L_nc - L_c"] == pytest.approx(n - n**2 / m, rel=1e-6)
+    assert end["L_nc - L_c"] == pytest.approx(end["L_nc"] - end["L_c"])
+    assert abs(table["L_nc - L_c"][0] - (n - n**2 / m)) > 0.5 * n
 
 
 @pytest.mark.parametrize("name", duality.LOSSES)
@@ -204,7 +251,7 @@ def test_the_heads_are_trained_and_measured(tmp_path):
 def test_widths_and_projectors_are_trained_and_measured(tmp_path):
     table = expand_or_narrow.reproduce(tmp_path, scale="smoke", seeds=[0], workers=0, progress=False)
     assert table.groupby("objective")["width"].apply(set).to_dict() == {
-        "untrained": {4, 16}, "SimCLR": {4, 16}, "supervised": {4, 16},
+        "raw pixels": {3072}, "untrained": {4, 16}, "SimCLR": {4, 16}, "supervised": {4, 16},
     }  # fmt: skip
     assert set(table["linear"].dropna()) == {2, 8} and table.drop(columns="linear").notna().all(axis=None)
     assert table["sparsity"].between(0, 100).all() and (table["rankme"] <= table["width"] + 0.01).all()

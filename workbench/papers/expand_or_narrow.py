@@ -7,7 +7,9 @@ large. Wide representations are sparse, tell as much when only "on" and "off" ar
 
 What is reproduced: widths 8 to 2,048 of the last stage of a small convnet, SimCLR against supervised training, on garments; the
 label against what was drawn, garments as photographed and drawn shapes; sparsity, binarised features, the gap between a linear
-and a two-layer probe; and linear projectors to K dimensions. The paper trains ResNet-50s on ImageNet.
+and a two-layer probe; and linear projectors to K dimensions. The paper trains ResNet-50s on ImageNet, of widths 512 to 32,768,
+with SimCLR, VICReg and BYOL on projectors 8,192 wide. ``scale="gpu"`` has that projector and widths to 8,192; what it has not are
+ImageNet, the ResNet-50 under the last block, VICReg and BYOL, batches of two classes alone, and the paper's optimiser.
 
 References:
     A surprisingly simple technique to control the pretraining bias for better transfer: Expand or Narrow your representation
@@ -16,7 +18,7 @@ References:
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +44,7 @@ from workbench.sweeping import grid, sweep
 from workbench.train import Trainer
 from workbench.views.augment import Augment
 
-__all__ = ["DRAWN", "SCALES", "STUDIES", "measure", "mlp_probe", "reproduce", "row", "train"]
+__all__ = ["DRAWN", "SCALES", "STUDIES", "measure", "mlp_probe", "raw_pixels", "reproduce", "row", "train"]
 
 DRAWN = ["x", "y", "scale", "saturation", "background_value", "frequency"]
 """What garments were drawn with and no label speaks of."""
@@ -52,6 +54,7 @@ class Scale(NamedTuple):
     """How large a reproduction is."""
 
     stem: int
+    projector: tuple[int, ...]
     widths: tuple[int, ...]
     narrow: tuple[int, ...]
     images: int
@@ -62,9 +65,9 @@ class Scale(NamedTuple):
 
 
 SCALES = {
-    "smoke": Scale(4, (4, 16), (2, 8), 512, 256, 1, 64, 2e-3),
-    "cpu": Scale(16, (8, 32, 128, 512, 2048), (4, 32, 256), 10_000, 2_000, 6, 256, 2e-3),
-    "gpu": Scale(64, (8, 32, 128, 512, 2048, 8192), (4, 32, 256, 2048), 50_000, 2_000, 100, 512, 2e-3),
+    "smoke": Scale(4, (256, 64), (4, 16), (2, 8), 512, 256, 1, 64, 2e-3),
+    "cpu": Scale(16, (256, 64), (8, 32, 128, 512, 2048), (4, 256), 10_000, 2_000, 6, 256, 2e-3),
+    "gpu": Scale(64, (8192, 8192), (8, 32, 128, 512, 2048, 8192), (4, 32, 256, 2048), 50_000, 2_000, 100, 512, 2e-3),
 }
 
 STUDIES = ("width", "projector")
@@ -95,7 +98,7 @@ def train(
     loss = entry({"SimCLR": lambda: SimCLR(temperature=0.2), "supervised": Supervised}, objective)()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        hidden = [width] if objective == "supervised" else [width, linear] if linear else [width, 256, 64]
+        hidden = [width] if objective == "supervised" else [width, linear] if linear else [width, *s.projector]
         model = Encoder(ConvNet(s.stem, last=width), Projector(hidden))
     trainer = Trainer(epochs=s.epochs, batch_size=s.batch_size, lr=s.lr, seed=seed)
     images = _images(scale)["label"][0]
@@ -109,9 +112,22 @@ def measure(model: Encoder, *, scale: str = "cpu", seed: int = 0) -> dict[str, f
     ``half zero`` (images of which at least half of the dimensions are); ``rankme``, which is a number and no share.
     """
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return _told(lambda images: extract(model, images, "backbone", progress=False), scale=scale, seed=seed)
+
+
+def raw_pixels(*, scale: str = "cpu", seed: int = 0) -> dict[str, float]:
+    """Returns the same of the pixels themselves: what is to be had without a network."""
+
+    def pixels(images: Images) -> Features:
+        return Features({"backbone": images.at(range(len(images))).flatten(1).float()}, images.factors)
+
+    return _told(pixels, scale=scale, seed=seed)
+
+
+def _told(see: Callable[[Images], Features], *, scale: str, seed: int) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, parts in _images(scale).items():
-        known, seen = (extract(model, images, "backbone", progress=False) for images in parts)
+        known, seen = (see(images) for images in parts)
         found[name] = 100 * _accuracy(known, seen, known["backbone"], seen["backbone"])
         if name == "label":
             z, other = known["backbone"], seen["backbone"]
@@ -149,6 +165,8 @@ def _accuracy(known: Features, seen: Features, z: Tensor, other: Tensor) -> floa
 
 def row(out: str | Path, *, objective: str, width: int, seed: int, scale: str, linear: int | None = None) -> dict[str, float]:
     """Trains and measures one network; a row of the sweep."""
+    if objective == "raw pixels":
+        return raw_pixels(scale=scale, seed=seed)
     if objective == "untrained":
         s = entry(SCALES, scale)
         with torch.random.fork_rng(devices=[]):
@@ -172,14 +190,15 @@ def reproduce(
 
     Returns:
         A row a network: columns objective, width, linear (NaN where the projector is not a linear one), seed, and what
-        :func:`measure` gives. ``"untrained"`` networks are the control.
+        :func:`measure` gives. The controls are ``"untrained"`` networks, and ``"raw pixels"`` (of the first seed).
 
     Raises:
         RuntimeError: If a training failed.
     """
     s = entry(SCALES, scale)
+    pixels = {"objective": "raw pixels", "width": 3 * 32 * 32, "seed": next(iter(seeds))}
     known = {
-        "width": grid(objective=["untrained", "SimCLR", "supervised"], width=list(s.widths), seed=list(seeds)),
+        "width": [pixels, *grid(objective=["untrained", "SimCLR", "supervised"], width=list(s.widths), seed=list(seeds))],
         "projector": grid(objective="SimCLR", width=[s.widths[1], s.widths[-2]], linear=list(s.narrow), seed=list(seeds)),
     }
     table = [settings for study in studies for settings in entry(known, study)]
