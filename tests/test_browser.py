@@ -150,7 +150,7 @@ def test_the_app_replays_a_run(app):
     slider.press("ArrowRight")
     app.get_by_text("Step 4, projector").wait_for()
     eventually(lambda: np.allclose(curve(app, "Spectrum", layer="backbone"), np.exp(-np.arange(16) * (0.2 + 0.05 * np.log1p(4)))))
-    for title in ("RankMe", "Nearest neighbours' accuracy", "Loss"):
+    for title in ("RankMe", "kNN accuracy", "Loss"):
         assert ["height", 5] in figure(app, title)["spans"], title
     printed = [w for line in figure(app, "mine")["lines"] if line["kind"] == "Text" for w in line["printed"]]
     assert {"0.34", "0.29", "0.24"} <= set(printed)

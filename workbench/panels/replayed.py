@@ -302,7 +302,7 @@ class CollapseRun(pn.viewable.Viewer):
         course = runs.course()
         below = common | {"x": "step + 1", "logx": True, "height": 210, "show_legend": False, "marker": runs.step + 1}
         below |= {"xlim": (0.9, max(course["step + 1"].max(), 2) * 1.1)}
-        for picture, name, title in ((self.rank, "rankme", "RankMe"), (self.near, "knn", "Nearest neighbours' accuracy")):
+        for picture, name, title in ((self.rank, "rankme", "RankMe"), (self.near, "knn", "kNN accuracy")):
             picture.show(training_curves(course, values=[name], title=title, **below) if name in course else None)
         metrics = runs.metrics()
         below |= {"by": "run", "dash": None, "colours": None, "show_legend": True}
