@@ -17,6 +17,7 @@ from workbench.papers import objectives_matter as om
 from workbench.run import Run
 
 SETTINGS = {"scale": "smoke", "seeds": [0, 1], "conditions": ["SimCLR", "MAE"], "workers": 0, "progress": False}
+PLACES = ["b.blocks.0.norm1", "b.blocks.0.attn", "b.blocks.0.norm2", "b.blocks.0.mlp", "b.blocks.0", "b"]
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +265,7 @@ def planted(value):
             for j, (other, other_seed) in enumerate(nets):
                 if j > i if stage == "pretrained" else other in ("SimCLR", "MoCo v3"):
                     row = {"condition": condition, "stage": stage, "seed": seed, "other": other, "other_seed": other_seed}
-                    rows += [row | {"layer": layer, "value": value(condition, stage, other)} for layer in ("b.blocks.0", "b")]
+                    rows += [row | {"layer": layer, "value": value(condition, stage, other)} for layer in PLACES]
     return pd.DataFrame(rows).assign(null=0.01, knn=0.5)
 
 
@@ -296,6 +297,37 @@ def test_networks_are_held_against_joint_embeddings_of_other_seeds():
     counts = found[found["depth"] == 1].groupby("network").size()
     assert counts["reconstruction"] == counts["reconstruction, fine-tuned"] == 8
     assert counts["untrained"] == counts["labels alone"] == 4
+
+
+def probed(label, x):
+    """A table of measures of one block in which label and place are read as ``label(condition)`` and ``x(condition)`` say."""
+    rows = []
+    for condition in (*om.CONDITIONS, "untrained"):
+        for seed in (0, 1):
+            row = {"condition": condition, "seed": seed, "stage": "pretrained", "layer": "b", "measure": "r2"}
+            told = {"label": label(condition), **dict.fromkeys(("x", "y", "scale"), x(condition))}
+            rows += [row | {"task": task, "probe": "RidgeProbe", "value": value + seed / 100} for task, value in told.items()]
+    return pd.DataFrame(rows)
+
+
+def test_claims_hold_of_tables_in_which_they_were_planted_and_not_of_others():
+    family = {name: how.family for name, how in om.CONDITIONS.items()}
+    joint = lambda condition: family.get(condition) == "joint embedding"  # noqa: E731
+
+    def value(condition, stage, other):
+        if stage == "fine-tuned":
+            return 0.6 if condition == "untrained" else 0.8
+        return 0.9 if family.get(condition) == family.get(other) else 0.4
+
+    measures = probed(lambda c: 0.7 if joint(c) else 0.5, lambda c: 0.3 if joint(c) else 0.8)
+    found = om.claims(measures, planted(value)).set_index("claim")
+    assert found["holds"].all(), found
+    row = found.loc["1: one family is more alike than two, at the end"]
+    assert (row["larger"], row["smaller"]) == pytest.approx((0.9, 0.4))
+    row = found.loc["3: reconstruction tells x better (%)"]
+    assert (row["larger"], row["smaller"]) == pytest.approx((80.5, 30.5))
+    same = om.claims(probed(lambda c: 0.5, lambda c: 0.5), planted(lambda *_: 0.5))
+    assert not same["holds"].any()
 
 
 def test_a_row_a_block_holds_what_was_read_there(smoke):

@@ -59,6 +59,7 @@ __all__ = [
     "alike_by_depth",
     "by_depth",
     "by_part",
+    "claims",
     "fresh",
     "measure",
     "pair",
@@ -408,6 +409,45 @@ def to_joint_embedding(table: pd.DataFrame) -> pd.DataFrame:
     both = both.assign(seed=pairs)[["network", "seed", "depth", "value", "knn"]]
     order = {name: i for i, name in enumerate(NETWORKS.values())}
     return both.sort_values(["network", "seed", "depth"], key=lambda c: c.map(order) if c.name == "network" else c)
+
+
+def claims(measures: pd.DataFrame, similarity: pd.DataFrame) -> pd.DataFrame:
+    """Returns the abstract's claims as comparisons of two numbers, the first of which should be the larger.
+
+    Columns ``claim``, ``larger`` and ``smaller`` (means), ``larger_std`` and ``smaller_std`` (over networks or pairs), ``holds``
+    (whether the difference is positive and above the sum of both deviations). Probes are of the backbone's output, CKA is of
+    blocks' outputs and of networks of different seeds.
+    """
+    alike = alike_by_depth(similarity)
+    kinds = {kind: alike[alike["kind"] == kind] for kind in ("same family", "other family")}
+    first = {kind: table[table["depth"] == 1] for kind, table in kinds.items()}
+    last = {kind: table[table["depth"] == alike["depth"].max()] for kind, table in kinds.items()}
+    depth = by_depth(measures)
+    depth = depth[depth["depth"] == depth["depth"].max()]
+    of = {
+        f: depth[depth["condition"].map({n: c.family for n, c in CONDITIONS.items()}) == f]
+        for f in ("joint embedding", "reconstruction")
+    }
+    toward = to_joint_embedding(similarity)
+    toward = toward[toward["depth"] == toward["depth"].max()].set_index("network")["value"]
+    asked = [
+        ("1: one family is more alike than two, at the end", *(last[kind]["block"] for kind in kinds)),
+        *((f"2: and so in the first block, {part}", *(first[kind][part] for kind in kinds)) for part in (*PARTS, "block")),
+        ("3: joint embedding tells the label better (%)", *(of[family]["label"] for family in of)),
+        *(
+            (f"3: reconstruction tells {name} better (%)", *(of[family][name] for family in reversed(of)))
+            for name in ("x", "y", "scale")
+        ),
+        (
+            "4: fine-tuning brings reconstruction to joint embedding",
+            toward["reconstruction, fine-tuned"],
+            toward["reconstruction"],
+        ),
+        ("4: and nearer than labels alone do", toward["reconstruction, fine-tuned"], toward["labels alone"]),
+    ]
+    rows = [(claim, a.mean(), a.std(), b.mean(), b.std()) for claim, a, b in asked]
+    table = pd.DataFrame(rows, columns=["claim", "larger", "larger_std", "smaller", "smaller_std"])
+    return table.assign(holds=table["larger"] - table["smaller"] > table["larger_std"] + table["smaller_std"])
 
 
 def _kind(one: str, other: str) -> str:
