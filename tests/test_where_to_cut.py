@@ -160,7 +160,7 @@ def test_losses_are_trained_and_measured_beside_the_controls(chain):
 def test_what_is_said_of_pixels_is_what_the_probe_says_of_them(chain):
     import workbench as wb
 
-    known, seen = wb.garments(512), wb.garments(256, split="test")
+    known, seen = wb.garments(256), wb.garments(128, split="test")
     flat = [x.at(range(len(x))).flatten(1).float() for x in (known, seen)]
     score = wb.LinearProbe().fit(flat[0], known.factors["label"]).score(flat[1], seen.factors["label"])
     assert chain[1].iloc[-1]["linear backbone"] == pytest.approx(100 * score)

@@ -120,7 +120,7 @@ RESNET = {"name": "timm:resnet50", "resize": True}
 LARS = {"optimizer": "lars", "weight_decay": 1e-6}
 
 SCALES = {
-    "smoke": Scale({"name": "convnet", "width": 4}, 32, 16, (8,), 512, 256, 1, 64, (32,), 2e-3, 2e-3),
+    "smoke": Scale({"name": "convnet", "width": 4}, 32, 16, (8,), 256, 128, 1, 64, (32,), 2e-3, 2e-3),
     "cpu": Scale(CONVNET, 256, 64, (16, 256), 10_000, 2_000, 5, 256, (64, 1024), 2e-3, 2e-3),
     "gpu": Scale(RESNET, 8192, 2048, (256, 512, 1024, 8192), 50_000, 2_000, 100, 2048, (256, 1024), 1.6, 4.0, LARS),
 }
@@ -224,7 +224,7 @@ def histograms(
         model = (
             fresh(scale=scale, seed=seed).eval()
             if loss == "untrained"
-            else train(Path(out) / row_name(run), scale=scale, **run).model()
+            else train(Path(out) / row_name(run), scale=scale, progress=False, **run).model()
         )
         table = pd.DataFrame(run | {"cosine": (edges[1:] + edges[:-1]) / 2})
         seen = _seen(model, _images(scale)[1])
