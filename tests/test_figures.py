@@ -29,6 +29,7 @@ from workbench.figures import (
     palette,
     regret_table,
     save,
+    setting_dots,
     similarity_map,
     spectra,
     spectra_range,
@@ -50,6 +51,8 @@ PAIRS = pd.DataFrame({"layer": ["a", "a", "b", "b", "c"], "other": ["x", "y", "x
 PAIRS = PAIRS.assign(value=[0.95, 0.4, -0.004, np.nan, 0.02], null=0.01, null_map=0.03, level=0.95, convention="linear")
 CUTS = pd.DataFrame({"layer": ["stage1"] * 2 + ["backbone"] * 2 + ["projector"], "factor": ["label", "x"] * 2 + ["label"]})
 CUTS = CUTS.assign(measure=["accuracy", "r2"] * 2 + ["accuracy"], value=[0.2, 0.1, 0.6, 0.5, 0.4], chance=[0.1, 0.0] * 2 + [0.1])
+DOTS = pd.DataFrame({"knob": ["views"] * 4 + ["rate"], "setting": ["crop", "crop", "none", "none", "tenfold"]})
+DOTS = DOTS.assign(seed=[0, 1, 0, 1, 0], label=[30.0, 34.0, 20.0, 20.0, 25.0])
 FIGURES: dict[str, Callable] = {
     "spectra": lambda: spectra(TABLE),
     "training_curves": lambda: training_curves(METRICS),
@@ -57,6 +60,7 @@ FIGURES: dict[str, Callable] = {
     "alignment_map": lambda: alignment_map(np.eye(5)),
     "image_grid": lambda: image_grid(PIXELS, list("abcde"), columns=2),
     "embedding_map": lambda: embedding_map(PLANE, FACTORS, colour="label", images=PIXELS),
+    "setting_dots": lambda: setting_dots(DOTS, value="label", lines={"untrained": 21.0, "chance": 10.0}),
     "choice_scatter": lambda: choice_scatter(CHOICES, x="rankme", y="label", floor=0.5),
     "regret_table": lambda: regret_table(REGRETS),
     "similarity_map": lambda: similarity_map(PAIRS),
@@ -286,6 +290,20 @@ def test_a_layer_table_prints_its_numbers_and_colours_each_column_by_itself():
     share = {(r.layer, r.measure): r.share for r in heat.itertuples()}
     assert printed == {("a", "x"): "10", ("b", "x"): "20", ("a", "y"): "0.3", ("b", "y"): "0.1", ("a", "s"): "2 ± 1"}
     assert share == {("a", "x"): 0, ("b", "x"): 1, ("a", "y"): 1, ("b", "y"): 0, ("a", "s"): 0.5}
+
+
+def test_dots_are_means_and_bars_deviations_in_the_order_of_the_table():
+    figure = setting_dots(DOTS, value="label", lines={"untrained": 21.0})
+    dots = pd.concat([e.dframe() for e in figure if isinstance(e, hv.Points)], ignore_index=True)
+    assert dots[["group", "setting"]].to_numpy().tolist() == [["views", "crop"], ["views", "none"], ["rate", "tenfold"]]
+    assert dots["mean"].tolist() == [32.0, 20.0, 25.0] and dots["std"].to_numpy() == pytest.approx([8**0.5, 0, 0])
+    place = dots["place"].to_numpy()
+    assert (np.diff(place) < 0).all() and place[0] - place[1] < place[1] - place[2]  # from above, a gap between groups
+    bars = pd.concat([e.dframe() for e in figure if isinstance(e, hv.Segments)])
+    assert {(r.x0, r.x1) for r in bars.itertuples() if r.y0 == r.y1} == {(32 - 8**0.5, 32 + 8**0.5), (20.0, 20.0), (25.0, 25.0)}
+    assert {(r.x0, r.x1) for r in bars.itertuples() if r.y0 != r.y1} == {(21.0, 21.0)}
+    with pytest.raises(ValueError, match="several values for one knob and setting"):
+        setting_dots(DOTS.drop(columns="seed"), value="label")
 
 
 def test_an_alignment_map_shows_absolute_values_first_row_on_top():

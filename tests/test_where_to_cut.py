@@ -255,10 +255,3 @@ def test_widths_and_projectors_are_trained_and_measured(tmp_path):
     }  # fmt: skip
     assert set(table["linear"].dropna()) == {2, 8} and table.drop(columns="linear").notna().all(axis=None)
     assert table["sparsity"].between(0, 100).all() and (table["rankme"] <= table["width"] + 0.01).all()
-
-
-def test_a_two_layer_probe_reads_what_a_linear_one_cannot():
-    g = torch.Generator().manual_seed(0)
-    z = torch.randn(3000, 2, generator=g)
-    y = pd.Series((z[:, 0] * z[:, 1] > 0).numpy().astype(int))
-    assert expand_or_narrow.mlp_probe(z[:2000], y[:2000], z[2000:], y[2000:]) > 0.9

@@ -1,11 +1,11 @@
 """The cookbook of self-supervised learning: which of the many knobs matter, and by which protocol one would know.
 
 Views decide what is learned: crops and a little colour are the core, and what they vary is forgotten. A projector gains many
-points, whatever its output's width. Neither large batches nor a moving teacher are needed, where the rest is set for it; a
+points, whatever its output's width. Large batches are not needed, where the rate is set for small ones; without negatives a
 predictor is. Protocols that learn more of their own (a network, fine-tuning, many labels) hide more of the difference.
 
 What is reproduced: one knob at a time around one recipe (SimCLR on garments): views, projector, batch size, learning rate,
-temperature, and of BYOL the predictor and the teacher; and kNN, linear, MLP, fine-tuning, with all labels, low-shot and k-shot,
+temperature, and BYOL with its predictor and without; and kNN, linear, MLP, fine-tuning, with all labels, low-shot and k-shot,
 side by side. The cookbook gathers ImageNet results of ResNet-50s and vision transformers from many papers.
 
 References:
@@ -29,17 +29,31 @@ from workbench.evaluating import protocols
 from workbench.features import Features, extract
 from workbench.measures.spectral import rankme
 from workbench.models.building import build_encoder
-from workbench.models.encoder import Encoder, Projector
+from workbench.models.encoder import Encoder, Projector, main_layers
 from workbench.objectives.byol import BYOL
 from workbench.objectives.simclr import SimCLR
 from workbench.probes import KNNProbe, LinearProbe, RidgeProbe
 from workbench.run import Run
 from workbench.spec import entry
+from workbench.splits import probe_actions
 from workbench.sweeping import grid, sweep
 from workbench.train import Trainer
 from workbench.views.augment import Augment
 
-__all__ = ["CONTROLS", "EVALUATED", "KNOBS", "MEASURES", "live", "measure", "reproduce", "row", "side_by_side", "train"]
+__all__ = [
+    "ACTIONS",
+    "CONTROLS",
+    "EVALUATED",
+    "KNOBS",
+    "MEASURES",
+    "forgotten",
+    "live",
+    "measure",
+    "reproduce",
+    "row",
+    "side_by_side",
+    "train",
+]
 
 STILL = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0}
 PLAIN = {"jitter_p": 0.0, "grey": 0.0}
@@ -56,11 +70,9 @@ KNOBS: dict[str, dict[str, dict[str, Any]]] = {
         "none": {"projector": ()},
         "linear": {"projector": (1.0,)},
         "two layers": {},
-        "three layers": {"projector": (4.0, 4.0, 1.0)},
         "narrow end": {"projector": (4.0, 0.25)},
     },
     "batch": {
-        "a quarter": {"batch": 0.25},
         "a quarter, half the rate": {"batch": 0.25, "rate": 0.5},
         "as it is": {},
         "fourfold, twice the rate": {"batch": 4.0, "rate": 2.0},
@@ -70,7 +82,6 @@ KNOBS: dict[str, dict[str, dict[str, Any]]] = {
     "teacher": {
         "BYOL": {"objective": "BYOL"},
         "no predictor": {"objective": "BYOL", "hidden": 0},
-        "no lag": {"objective": "BYOL", "momentum": 0.0},
         "no teacher: SimCLR": {},
     },
 }
@@ -91,6 +102,17 @@ MEASURES = {
 
 EVALUATED = ("SimCLR", *CONTROLS)
 
+ACTIONS = {
+    "x": "crop x (R²)",
+    "y": "crop y (R²)",
+    "area": "crop area (R²)",
+    "brightness": "brightness (R²)",
+    "hue": "hue (R²)",
+    "flip": "flipped (accuracy)",
+    "grey": "greyed (accuracy)",
+}
+"""What was done to a view, and the words for how it is read."""
+
 
 class Scale(NamedTuple):
     """How large a reproduction is."""
@@ -104,12 +126,13 @@ class Scale(NamedTuple):
     lr: float
     tuning: int
     shots: tuple[float, ...]
+    draws: int
 
 
 SCALES = {
-    "smoke": Scale({"name": "convnet", "width": 4}, 16, 512, 256, 1, 64, 2e-3, 1, (5, 0.1, math.inf)),
-    "cpu": Scale({"name": "convnet", "width": 16}, 64, 8_000, 2_000, 6, 256, 2e-3, 8, (1, 5, 0.01, 0.1, math.inf)),
-    "gpu": Scale({"name": "resnet18"}, 128, 50_000, 2_000, 100, 512, 2e-3, 50, (1, 5, 10, 0.01, 0.1, math.inf)),
+    "smoke": Scale({"name": "convnet", "width": 4}, 16, 512, 256, 1, 64, 2e-3, 1, (5, 0.1, math.inf), 1),
+    "cpu": Scale({"name": "convnet", "width": 16}, 64, 8_000, 2_000, 5, 256, 2e-3, 8, (1, 5, 0.01, 0.1, math.inf), 5),
+    "gpu": Scale({"name": "resnet18"}, 128, 50_000, 2_000, 100, 512, 2e-3, 50, (1, 5, 10, 0.01, 0.1, math.inf), 10),
 }
 
 
@@ -268,7 +291,28 @@ def evaluate(out: str | Path, *, model: str, seed: int, scale: str) -> pd.DataFr
         else _control(model, scale=scale, seed=seed)
     )
     tuned = None if model == "raw pixels" else Path(out) / "tuned"
-    return protocols(network, known, seen, shots=s.shots, out=tuned, epochs=s.tuning, seed=seed, progress=False)
+    return protocols(network, known, seen, shots=s.shots, draws=s.draws, out=tuned, epochs=s.tuning, seed=seed, progress=False)
+
+
+def forgotten(out: str | Path, *, scale: str = "cpu", seeds: Sequence[int] = (0, 1, 2)) -> pd.DataFrame:
+    """Returns what each layer of the base recipe, and of untrained networks, tells of what was done to a view.
+
+    The runs are those of :func:`side_by_side` in ``out``; where they are not there, they are trained.
+
+    Returns:
+        The columns of :func:`workbench.probe_layers` behind ``model`` and ``seed``; the factors are words of :data:`ACTIONS`.
+    """
+    images, tables = _images(scale)["label"][0][:2_000], []
+    for model, seed in ((model, seed) for model in EVALUATED[:2] for seed in seeds):
+        folder = Path(out) / f"model={model},seed={seed}" / "run"
+        trained = train(folder, scale=scale, seed=seed, progress=False).model() if model == "SimCLR" else None
+        network = trained or _control(model, scale=scale, seed=seed)
+        network = network.to("cuda" if torch.cuda.is_available() else "cpu")
+        views = extract(network, images, main_layers(network), views=Augment(2, record=True), seed=seed, progress=False)
+        table = probe_actions(views, factor=list(ACTIONS), seed=seed)
+        table["factor"] = table["factor"].str.removeprefix("action.").map(ACTIONS)
+        tables.append(pd.DataFrame({"model": model, "seed": seed}, index=table.index).join(table))
+    return pd.concat(tables, ignore_index=True)
 
 
 def live(*, steps: int = 60, every: int = 6, seed: int = 0, **changes: Any) -> pd.DataFrame:
@@ -282,7 +326,7 @@ def live(*, steps: int = 60, every: int = 6, seed: int = 0, **changes: Any) -> p
     Returns:
         Columns step, loss, kNN (accuracy of the backbone on held-out garments, in %), RankMe (of the embedding).
     """
-    s = Scale({"name": "convnet", "width": 8}, 32, 1_024, 512, math.ceil(steps / 8), 128, 4e-3, 1, ())
+    s = Scale({"name": "convnet", "width": 8}, 32, 1_024, 512, math.ceil(steps / 8), 128, 4e-3, 1, (), 1)
     images, held = garments(s.images), garments(s.held_out, split="test")
     parts = _recipe(s, seed=seed, **changes)
     rows, model = [], parts["model"]

@@ -17,7 +17,6 @@ References:
 """
 
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +36,7 @@ from workbench.models.convnet import ConvNet
 from workbench.models.encoder import Encoder, Projector
 from workbench.objectives.simclr import SimCLR
 from workbench.objectives.supervised import Supervised
+from workbench.perceptron import MLPProbe
 from workbench.probes import LinearProbe, RidgeProbe
 from workbench.run import Run
 from workbench.spec import entry
@@ -44,7 +44,7 @@ from workbench.sweeping import grid, sweep
 from workbench.train import Trainer
 from workbench.views.augment import Augment
 
-__all__ = ["DRAWN", "SCALES", "STUDIES", "measure", "mlp_probe", "raw_pixels", "reproduce", "row", "train"]
+__all__ = ["DRAWN", "SCALES", "STUDIES", "measure", "raw_pixels", "reproduce", "row", "train"]
 
 DRAWN = ["x", "y", "scale", "saturation", "background_value", "frequency"]
 """What garments were drawn with and no label speaks of."""
@@ -132,28 +132,14 @@ def _told(see: Callable[[Images], Features], *, scale: str, seed: int) -> dict[s
         if name == "label":
             z, other = known["backbone"], seen["backbone"]
             found["binary"] = 100 * _accuracy(known, seen, (z > 0).float(), (other > 0).float())
-            found["mlp"] = 100 * mlp_probe(z, known.factors["label"], other, seen.factors["label"], seed=seed)
+            network = MLPProbe(epochs=30, seed=seed).fit(z, known.factors["label"])
+            found["mlp"] = 100 * network.score(other, seen.factors["label"])
             ridge = RidgeProbe().fit(z, known.factors[DRAWN].to_numpy(float))
             found["drawn"] = 100 * float(np.mean(ridge.scores(other, seen.factors[DRAWN].to_numpy(float))))
             zero = (other <= 0).float().mean(1)
             found |= {"sparsity": 100 * float(zero.mean()), "half zero": 100 * float((zero >= 0.5).float().mean())}
             found["rankme"] = float(rankme(other))
     return found
-
-
-def mlp_probe(z: Tensor, y: pd.Series, other: Tensor, y_other: pd.Series, *, seed: int = 0) -> float:
-    """Returns the accuracy of a network with one hidden layer of 256, stopped early on a tenth of the rows (scikit-learn's)."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.neural_network import MLPClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    settings = {"early_stopping": True, "max_iter": 30, "batch_size": min(256, len(z)), "random_state": seed}
-    reader = make_pipeline(StandardScaler(), MLPClassifier((256,), **settings))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        reader.fit(z.numpy(), y.to_numpy())
-    return float(reader.score(other.numpy(), y_other.to_numpy()))
 
 
 def _accuracy(known: Features, seen: Features, z: Tensor, other: Tensor) -> float:
