@@ -61,6 +61,20 @@ def test_what_a_run_says_in_a_shell(trained, capsys):
     assert "trainer.weight_decay" in capsys.readouterr().out.splitlines()[0].split(",")
 
 
+def test_a_run_is_evaluated_as_in_python(trained, tmp_path, capsys):
+    asked = ["--shots", "2", "0.5", "all", "--draws", "2", "--no-progress"]
+    assert main(["evaluate", str(trained), *asked, "--tune", str(tmp_path / "tuned"), "--epochs", "1", "--csv"]) == 0
+    typed = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    run = wb.Run(trained)
+    shots = {"shots": [2, 0.5, float("inf")], "draws": 2, "progress": False}
+    called = wb.protocols(run, run.images(), run.held_out(), out=tmp_path / "called", epochs=1, **shots)
+    pd.testing.assert_frame_equal(typed, called)
+    assert main(["evaluate", str(trained), *asked, "--layer", "projector"]) == 0
+    header, first, *_, about, last = capsys.readouterr().out.splitlines()
+    assert header.split() == ["protocol", "20", "46", "96"] and first.split()[0] == "kNN" and "±" in first
+    assert about.startswith("accuracy of 'label' on 96 held-out images in %") and "fine-tuning: --tune FOLDER" in last
+
+
 def test_runs_are_compared_by_the_settings_in_which_they_differ(trained, tmp_path, capsys):
     for name, lr in (("a", "1e-3"), ("b", "3e-3")):
         spec = json.loads((trained / "run.json").read_text())

@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[Verb, Options]] = {
     "replay": (looking.replay_run, looking.replay_options),
     "features": (looking.features, looking.features_options),
     "measure": (looking.measure, looking.measure_options),
+    "evaluate": (looking.evaluate, looking.evaluate_options),
     "data": (looking.menu(datasets, "List the data sets that need nothing but their name."), looking.no_options),
     "objectives": (looking.menu(objectives, "List the objectives."), looking.no_options),
     "views": (looking.menu(view_makers, "List what makes views of images."), looking.no_options),

@@ -202,6 +202,57 @@ def measure_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", action="store_true", help="print a tidy table as CSV")
 
 
+def evaluate(args: argparse.Namespace) -> None:
+    """Evaluate a run by every protocol: neighbours, linear, MLP and, with --tune, fine-tuning; all labels and few.
+
+    workbench evaluate runs/demo
+    workbench evaluate runs/demo --layer backbone.stage3 --shots 1 10 0.1 all
+    workbench evaluate runs/demo --tune runs/demo-tuned --epochs 20
+    """
+    from workbench.evaluating import protocols
+    from workbench.run import Run
+
+    run = Run(args.run, allow=args.allow)
+    test = run.held_out()
+    if test is None:
+        raise UsageError(f"nothing is held out of {run.path}'s images; in Python, wb.protocols(run, train, test) takes yours")
+    asked = {"layer": args.layer, "factor": args.factor, "shots": args.shots, "draws": args.draws, "seed": args.seed}
+    table = protocols(run, run.images(), test, out=args.tune, epochs=args.epochs, progress=not args.no_progress, **asked)
+    if args.csv:
+        print(table.to_csv(index=False), end="")
+        return
+    found = table.groupby(["protocol", "n_train"], sort=False)["value"].agg(["mean", "std"]).reset_index()
+    spread = [f" ± {100 * s:.1f}" if s == s else "" for s in found["std"]]
+    found["shown"] = [f"{100 * m:.1f}{s}" for m, s in zip(found["mean"], spread, strict=True)]
+    wide = found.pivot(index="protocol", columns="n_train", values="shown").reindex(found["protocol"].unique())
+    _print(wide.reset_index().rename_axis(columns=None))
+    print(
+        f"\naccuracy of {args.factor!r} on {len(test):,} held-out images in %, by the number of labels; ± one deviation of draws"
+    )
+    tuned = "" if args.tune else "; fine-tuning: --tune FOLDER"
+    print(f"from {args.layer}; chance {100 * table['chance'].max():.1f}{tuned}")
+
+
+def evaluate_options(parser: argparse.ArgumentParser) -> None:
+    """Adds how many labels, and where fine-tuned runs go."""
+    run_option(parser)
+    parser.add_argument("--layer", default="backbone", help="what the probes read; default backbone")
+    parser.add_argument("--factor", default="label", help="whose classes are named; default label")
+    parser.add_argument(
+        "--shots",
+        nargs="+",
+        type=lambda text: float("inf") if text == "all" else float(text),
+        default=[1, 5, 10, 0.01, 0.1, float("inf")],
+        help="labels: rows of each class, or a share of each below 1, or all; default 1 5 10 0.01 0.1 all",
+    )
+    parser.add_argument("--draws", type=int, default=5, help="how often few labels are drawn; default 5")
+    parser.add_argument("--tune", metavar="FOLDER", help="fine-tune too, into this folder")
+    parser.add_argument("--epochs", type=int, default=100, help="of fine-tuning on all images; default 100")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws and of fine-tuning; default 0")
+    parser.add_argument("--csv", action="store_true", help="print a tidy table as CSV")
+    parser.add_argument("--no-progress", action="store_true", help="show no bar")
+
+
 def _print_measures(table: "pd.DataFrame") -> None:
     """Prints a row a layer and a column a measure, then of how many rows and columns the numbers are, and how they were taken."""
     table = table.assign(shown=[f"{v:.4g}" for v in table["value"]])
