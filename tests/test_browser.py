@@ -384,9 +384,9 @@ def swept(folder: Path) -> None:
     sweep(task, grid(method=["SimCLR", "VICReg"], lr=[1e-3, 2e-3, 8e-3], seed=[0, 1]), out=folder, workers=0, progress=False)
 
 
-def places(page) -> list[list[float]]:
+def places(page, title="RankMe against label") -> list[list[float]]:
     """Where points, rings and the cross are drawn, in this order."""
-    found = [line for line in figure(page, "RankMe against label: a point a setting")["lines"] if line["kind"] == "Scatter"]
+    found = [line for line in figure(page, title)["lines"] if line["kind"] == "Scatter"]
     return [[round(x, 6), round(y, 6)] for line in found for x, y in zip(line["x"], line["y"], strict=True)]
 
 
@@ -406,7 +406,15 @@ def test_choosing_without_labels(clean_page, tmp_path):
         assert costs == ["5.0 ± 0.0", "0.0 ± 0.0"] * 2
         title = "Loss of the runs of this setting"
         assert np.allclose(curve(page, title, run="seed 1"), 3 + 1 / np.arange(1, 6))
-        page.mouse.click(*page.evaluate(PIXEL, [12.7, 60.2]))
+        for place in ([0, 46.5], [1, 50.5], [2, 42.5], [0, 16.5], [1, 20.5], [2, 12.5]):
+            assert [round(place[0]), place[1]] in [[round(x), y] for x, y in places(page, "RankMe along lr")]
+        page.get_by_role("slider").press(
+            "End"
+        )  # of the six settings, those within half of the range are equal: the first is taken
+        page.get_by_text("SimCLR 5.0 ± 0.0").wait_for()
+        page.get_by_role("slider").press("Home")
+        page.get_by_text("SimCLR 0.0 ± 0.0").wait_for()
+        page.mouse.click(*page.evaluate(PIXEL, [1.95, 12.7]))
         page.get_by_text("clicked").wait_for()
         assert page.locator("table.recipe").text_content().startswith("methodVICReglr0.008")
         eventually(lambda: np.allclose(curve(page, title, run="seed 0"), 8 + 1 / np.arange(1, 6)))

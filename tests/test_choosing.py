@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.panels import Choice, Choosing, read_outcomes
+from workbench.panels import Choice, Choosing, outcomes_of, read_outcomes
+from workbench.panels.choosing import EVERY
 from workbench.panels.outcomes import label_free
 from workbench.sweeping import grid, sweep
 
@@ -143,7 +144,8 @@ def test_the_regret_is_that_of_a_choice_in_every_seed(swept):
     assert lost == pytest.approx(5 / 3) and table.loc["rankme", "regret"] == pytest.approx(lost)
     assert table.loc["random", "regret"] == pytest.approx(random)
     assert table.loc["lidar", "regret"] == pytest.approx(naive(["SimCLR"], "lidar")[0])
-    said = "Taking the highest RankMe costs, in label: **1.7 ± 2.9**, though seeds alone move the measure as far as settings do"
+    said = "Along **lr**, taking the highest RankMe, or the first of those on its plateau, costs, in label: **1.7 ± 2.9**"
+    said += ", though seeds alone move the measure as far as settings do"
     assert state.finding() == f"{said} (at random 3.3). Seeds alone scatter label by 0.5."
     assert state.floor() == pytest.approx(0.5) and state.chosen() == [("mine", "lr 0.002")]
     state.measure = "lidar"
@@ -164,6 +166,86 @@ def test_methods_are_not_ranked_against_each_other_unless_asked(swept):
     table = state.regrets().set_index("measure")["regret"]
     assert table["rankme"] == pytest.approx(lost) and table["random"] == pytest.approx(random)
     assert not state.refused and "no paper licenses" in state.refusal() and len(state.chosen()) == 1
+
+
+# along one hyper-parameter
+
+
+def one_by_one(wide: bool = False) -> pd.DataFrame:
+    """SimCLR along its temperature and its rate around (.2, 2e-3), VICReg along its rate; ``wide`` adds a run off both."""
+    ways = [("SimCLR", t, 2e-3) for t in (0.1, 0.2, 0.5)] + [("SimCLR", 0.2, 4e-3)] + [("VICReg", None, lr) for lr in RATES]
+    ways += [("SimCLR", 0.5, 4e-3)] if wide else []
+    rows = []
+    for seed in SEEDS:
+        for method, t, lr in ways:
+            plateau = {0.1: 30, 0.2: 98 + seed, 0.5: 100}.get(t, 0) if lr == 2e-3 else 10
+            label = {0.1: 50, 0.2: 60, 0.5: 70}.get(t, 20 + 1000 * lr) + seed - (lr == 4e-3)
+            rows.append({"method": method, "temperature": t, "lr": lr, "seed": seed, "rankme": float(plateau), "label": label})
+    return pd.DataFrame(rows)
+
+
+def tabled(table, **params) -> Choice:
+    return Choice({"mine": outcomes_of(table, settings=["method", "temperature", "lr"], name="mine")}, **params)
+
+
+def test_one_hyper_parameter_varies_and_the_others_are_held():
+    state = tabled(one_by_one())
+    assert list(state.lines()) == ["temperature", "lr"] and state.along == "temperature" and state.methods == ["SimCLR"]
+    assert sorted(state.points()["setting"].unique()) == [0.1, 0.2, 0.5] and state.held() == {"SimCLR": "lr 0.002"}
+    state.along = "lr"
+    assert state.held() == {"SimCLR": "temperature 0.2", "VICReg": "all alike"} and state.refused
+    assert state.points().groupby("method")["setting"].agg(set).to_dict() == {"SimCLR": {2e-3, 4e-3}, "VICReg": set(RATES)}
+    state.along = EVERY
+    assert len(state.points()) == 21 and set(state.points()["sweep"]) == {EVERY}
+
+
+def test_what_is_not_varied_one_at_a_time_begins_with_all_settings():
+    state = tabled(one_by_one(wide=True))
+    assert state.along == EVERY and list(state.lines()) == ["temperature", "lr"]
+    state.along = "temperature"
+    assert len(state.points()) == 9
+
+
+def test_on_the_plateau_the_first_is_taken_and_that_costs():
+    state = tabled(one_by_one(), plateau=0.0)
+    taken = state.taken()
+    assert taken[taken["taken"]].set_index("seed")["setting"].to_dict() == {0: 0.5, 1: 0.5, 2: 0.2}  # 100 twice in seed 2
+    state.plateau = 0.02  # of 30 to 100, 98 falls short by 0.029, 99 by 0.014
+    taken = state.taken()
+    assert taken[taken["taken"]].set_index("seed")["setting"].to_dict() == {0: 0.5, 1: 0.2, 2: 0.2}
+    table = state.regrets().set_index(["method", "sweep", "measure"])["regret"]
+    assert table["SimCLR", "temperature", "rankme"] == pytest.approx(20 / 3)
+    assert {(m, s) for m, s, _ in table.index} == {("SimCLR", "temperature"), ("SimCLR", "lr"), ("VICReg", "lr")}
+    assert state.bands() == {"SimCLR": (pytest.approx(100 - 0.02 * 70), np.inf)}
+    assert "Along **temperature**" in state.finding() and "**6.7 ± 5.8**" in state.finding()
+    state.across = True
+    assert state.equal() == 0
+
+
+def test_a_click_along_the_hyper_parameter_picks_the_nearest_setting():
+    state = tabled(one_by_one())
+    assert state.pick_along("label", 1.8, 70) == "method SimCLR, temperature 0.5, lr 0.002"
+    state.along = "lr"
+    assert state.pick_along("rankme", 1.1, 5) == "method VICReg, lr 0.002"
+
+
+def test_the_panel_draws_measure_and_probe_along_it():
+    view = Choosing(tabled(one_by_one(), plateau=0.1))
+    own = {e.label: e.data for e in view.measured.figure if isinstance(e, hv.Points) and e.label}["SimCLR"]
+    np.testing.assert_allclose(own[["x", "y"]], [[0, 30], [1, 99], [2, 100]])
+    rings = [e.data[["x", "y"]].to_numpy().tolist() for e in view.judged.figure if isinstance(e, hv.Points) and not e.label]
+    assert rings[0] == [[1, 61]]
+    plateau, judged = (next(e.data for e in p.figure if isinstance(e, hv.HSpan)) for p in (view.measured, view.judged))
+    np.testing.assert_allclose(plateau[:2], [93, 100])
+    np.testing.assert_allclose(judged[:2], [71 - 2, 71 + 2])
+    assert view._plateau.visible and not view._colour.visible
+    view.choice.along = EVERY
+    assert not view._plateau.visible and view._colour.visible and not view.measured._pane.visible
+
+
+def test_a_table_without_its_settings():
+    with pytest.raises(KeyError, match=r"the table has no columns \['rate'\]; it has \['method', 'temperature'"):
+        outcomes_of(one_by_one(), settings=["method", "rate"])
 
 
 def test_what_is_missing_is_left_out_of_the_choice(swept):
@@ -254,6 +336,7 @@ def test_the_panel_draws_what_the_state_says(swept):
 
 def test_colours_follow_numbers_and_a_line_joins_what_one_setting_orders(swept):
     view = Choosing(swept("SimCLR", "VICReg"))
+    view.choice.along = EVERY
     assert len([e for e in view.scatter.figure if isinstance(e, hv.Curve)]) == 2
     view.choice.colour = "lr"
     assert list(dots(view)) == ["0.001", "0.002", "0.004"] == list(view.choice.colours())
@@ -265,7 +348,7 @@ def test_the_measure_brings_what_is_best_of_it(swept, tmp_path):
     table = pd.read_parquet(path / "sweep.parquet")
     table.assign(alpha_req=[0.1, 0.2, 0.3, 0.9, 1.1, 1.0, 3, 4, 5]).to_parquet(path / "sweep.parquet")
     state = choice(path, measure="alpha_req")
-    assert state.best == 1.0 and state.chosen()[0][1] == "lr 0.002" and "the α-ReQ nearest to 1 costs" in state.finding()
+    assert state.best == 1.0 and state.chosen()[0][1] == "lr 0.002" and "the α-ReQ nearest to 1, or the first" in state.finding()
     state.measure = "loss" if "loss" in state.outcomes.results else "rankme"
     assert state.best == "high"
 
@@ -292,4 +375,4 @@ def test_it_opens_without_torch(swept):
     opened = f"v = Choosing({str(swept('SimCLR'))!r})"
     code = f"import sys; from workbench.panels import Choosing; {opened}; print('torch' in sys.modules, v.said.object)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("False Taking the highest RankMe")
+    assert done.stdout.startswith("False Along **lr**, taking the highest RankMe")

@@ -18,6 +18,7 @@ from PIL import Image
 import workbench.figures
 from workbench.figures import (
     alignment_map,
+    along_setting,
     choice_scatter,
     cut_curves,
     cut_table,
@@ -62,6 +63,7 @@ FIGURES: dict[str, Callable] = {
     "embedding_map": lambda: embedding_map(PLANE, FACTORS, colour="label", images=PIXELS),
     "setting_dots": lambda: setting_dots(DOTS, value="label", lines={"untrained": 21.0, "chance": 10.0}),
     "choice_scatter": lambda: choice_scatter(CHOICES, x="rankme", y="label", floor=0.5),
+    "along_setting": lambda: along_setting(CHOICES, "rankme", by="sweep", band=(6.5, 9)),
     "regret_table": lambda: regret_table(REGRETS),
     "similarity_map": lambda: similarity_map(PAIRS),
     "cut_table": lambda: cut_table(CUTS),
@@ -641,6 +643,27 @@ def test_a_choice_is_drawn_as_mean_and_deviation_over_seeds():
     assert (band.data[0], band.data[1]) == (49, 51)
     with pytest.raises(ValueError, match="several values for one sweep and setting and seed"):
         choice_scatter(pd.concat([CHOICES, CHOICES]), x="rankme", y="label")
+
+
+def test_a_measure_along_its_hyper_parameter():
+    table = pd.concat([CHOICES, CHOICES.assign(sweep="b", rankme=CHOICES["rankme"] + 1)], ignore_index=True)
+    table["taken"] = [False, True, True, False, False] + [False] * 4 + [True]
+    figure = along_setting(
+        table, "rankme", by="sweep", chosen="taken", band={"lr": (6.0, np.inf)}, picked=("b", 0.3), xlabel="rate"
+    )
+    dots = {part.label: part.data for part in figure if isinstance(part, hv.Points) and part.label}
+    assert dots["lr"]["y"].tolist() == [2, 5, 7] and dots["b"]["y"].tolist() == [3, 6, 8]
+    assert dots["lr"]["x"].round().tolist() == [0, 1, 2] and (dots["lr"]["x"].to_numpy() < dots["b"]["x"].to_numpy()).all()
+    *rings, cross = [part.data[["x", "y"]].to_numpy() for part in figure if isinstance(part, hv.Points) and not part.label]
+    assert [ring[:, 1].tolist() for ring in rings] == [[2, 5], [8]] and cross[:, 1].tolist() == [8]
+    words = [part.data["words"].tolist() for part in figure if isinstance(part, hv.Labels)]
+    assert words == [["1 of 2", "1 of 2"]]
+    span = next(part.data for part in figure if isinstance(part, hv.HSpan))
+    state = hv.renderer("bokeh").get_plot(figure).state
+    assert span[:2] == [6, 7]
+    assert state.xaxis[0].axis_label == "rate" and list(state.xaxis[0].major_label_overrides.values()) == ["0.1", "0.2", "0.3"]
+    with pytest.raises(KeyError, match="along_setting needs the columns"):
+        along_setting(table.drop(columns="setting"), "rankme", by="sweep")
 
 
 def test_regrets_are_printed_in_brackets_where_seeds_alone_would_choose():

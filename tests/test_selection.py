@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from workbench.measures.selection import choose_run, regret, seed_floor
+from workbench.measures.selection import choose_run, choose_runs, plateau_band, regret, seed_floor
 
 
 def planted(seeds=2, **columns):
@@ -29,6 +29,27 @@ def test_on_a_plateau_the_first_setting_is_taken():
     assert choose_run(table, "rankme", plateau=0.04) == 3 - 1
     assert choose_run(table, "rankme", plateau=0.06) == 1  # (90 - 86) / (90 - 10) = 0.05
     assert choose_run(table.iloc[::-1].reset_index(drop=True), "rankme", plateau=0.06) == 2  # the order is the setting's
+
+
+@pytest.mark.parametrize("best", ["high", "low", 1.0])
+def test_the_band_of_the_plateau_holds_what_choose_run_takes_for_equal(best):
+    values = pd.Series([0.3, 0.9, 1.06, 1.3, 1.0, 2.0, 0.31])
+    for plateau in (0.0, 0.05, 0.2):
+        low, high = plateau_band(values, best=best, plateau=plateau)
+        short = {"high": values.max() - values, "low": values - values.min(), 1.0: (values - 1).abs()}[best]
+        within = (short - short.min()) <= plateau * (short.max() - short.min())
+        assert values.between(low - 1e-9, high + 1e-9).tolist() == within.tolist()
+        table = pd.DataFrame({"m": values, "method": "A", "setting": range(7)})
+        assert choose_run(table, "m", best=best, plateau=plateau) == within.to_numpy().argmax()
+
+
+def test_a_run_is_taken_in_every_seed_of_every_sweep():
+    table = planted(rankme=[10.0, 30.0, 90.0, 80.0])
+    table.loc[table["seed"] == 1, "rankme"] = [10.0, 95.0, 90.0, 80.0]
+    other = table.assign(method="VICReg", sweep="lr", rankme=-table["rankme"])
+    both = pd.concat([table, other], ignore_index=True).sample(frac=1, random_state=0)
+    taken = both[choose_runs(both, "rankme")].set_index(["method", "seed"])["setting"].to_dict()
+    assert taken == {("SimCLR", 0): 0.2, ("SimCLR", 1): 0.1, ("VICReg", 0): 0.05, ("VICReg", 1): 0.05}
 
 
 def test_methods_are_not_ranked_against_each_other_unless_told_to():

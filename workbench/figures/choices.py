@@ -9,7 +9,9 @@ import pandas as pd
 
 from workbench.figures import theme
 
-__all__ = ["choice_scatter", "regret_table"]
+__all__ = ["along_setting", "choice_scatter", "regret_table"]
+
+NEAR = 0.16  # of the step between two settings: how far apart the points of two colours stand
 
 
 def choice_scatter(
@@ -85,6 +87,109 @@ def choice_scatter(
         parts.append(cross.opts(marker="cross", size=26, color=theme.INK, line_width=2, show_legend=False))
     looks = {"xlabel": x, "ylabel": y, "note": _note(points, floor, chosen, picked)} | options
     return theme.frame(hv.Overlay(parts), title=title, legend=by, **looks)
+
+
+def along_setting(
+    table: pd.DataFrame,
+    value: str,
+    *,
+    by: str = "method",
+    setting: str = "setting",
+    chosen: str | None = None,
+    band: tuple[float, float] | Mapping[Hashable, tuple[float, float]] | None = None,
+    banded: str = "plateau",
+    picked: tuple[object, object] | None = None,
+    colours: Mapping[Hashable, str] | None = None,
+    title: str = "",
+    **options: Any,
+) -> hv.Overlay:
+    """One number along a hyper-parameter, its settings at equal distances in their order; mean and deviation over seeds.
+
+    Arguments:
+        table: A row a run: columns ``value``, ``by``, ``setting`` and, where there are several, ``seed``.
+        value: A measure, or what labels say.
+        by: What the colours stand for.
+        setting: The hyper-parameter; numbers are put in order, words stay as they come.
+        chosen: A column that is true for the run that was taken in its seed, as :func:`workbench.choose_runs` gives it. Its
+            setting gets a ring, and where seeds do not agree, in how many of them.
+        band: The least and the greatest value that a band reaches to. By value of ``by`` it ends where the means of that do.
+        banded: What the band is, for the small print.
+        picked: The pair (``by``, ``setting``) that a reader picked; it gets a cross.
+        colours: By value of ``by``.
+        title: What the figure shows, as a statement.
+        options: Further HoloViews options, such as ``width``, ``xlabel``, ``ylim``.
+
+    Raises:
+        KeyError: If the table lacks a column.
+        ValueError: If the table is empty or holds several runs for one setting and seed.
+    """
+    theme.ready()
+    theme.need(table, [value, by, setting, *([chosen] if chosen else [])], "along_setting")
+    theme.lone(table, [by, setting], [value, *([chosen] if chosen else [])])
+    settings = list(dict.fromkeys(table[setting]))
+    settings = sorted(settings) if pd.api.types.is_numeric_dtype(table[setting]) else settings
+    table = table.assign(taken=table[chosen].astype(float) if chosen else 0.0)
+    points = table.groupby([by, setting], sort=False, observed=True).agg(
+        y=(value, "mean"), dy=(value, "std"), seeds=(value, "size"), taken=("taken", "sum")
+    )
+    points = points.fillna({"dy": 0.0}).reset_index(names=["group", "setting"])
+    kinds = list(dict.fromkeys(points["group"]))
+    colours = colours or theme.palette(kinds, by)
+    apart = {kind: NEAR * (i - (len(kinds) - 1) / 2) for i, kind in enumerate(kinds)}
+    points["x"] = points["setting"].map(settings.index) + points["group"].map(apart)
+    low, high = (points["y"] - points["dy"]).min(), (points["y"] + points["dy"]).max()
+    air = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+    low, high = options.get("ylim") or (low - air, high + air)
+    bands = band if isinstance(band, Mapping) else {None: band} if band else {}
+    parts: list[Any] = []
+    for kind, (bottom, top) in bands.items():
+        own = points["y"] if kind is None else points.loc[points["group"] == kind, "y"]
+        ends = (bottom, top) if kind is None else (max(bottom, own.min()), min(top, own.max()))
+        parts.append(
+            hv.HSpan(*ends).opts(color=colours.get(kind, theme.GREY), alpha=0.3 if kind is None else 0.14, show_legend=False)
+        )
+    digits = "0" * _digits(points["y"].max() - points["y"].min())
+    tips = [(by, "@group"), (setting, "@setting"), (value, f"@y{{0.{digits}}}"), ("seeds", "@seeds")]
+    for kind in kinds:
+        own, looks = points[points["group"] == kind].sort_values("x"), {"color": colours[kind], "show_legend": False}
+        parts.append(hv.Curve(own, "x", "y").opts(line_width=1.8, alpha=0.6, **looks))
+        bars = own.assign(low=own["y"] - own["dy"], high=own["y"] + own["dy"])[["x", "low", "x", "high"]]
+        segments = hv.Segments([tuple(bar) for bar in bars.to_numpy()], ["x0", "y0", "x1", "y1"])
+        parts.append(segments.opts(line_width=1.6, **looks))
+        parts += _taken(own)
+        dots = hv.Points(own.astype({"setting": str}), ["x", "y"], ["group", "setting", "seeds"], label=str(kind))
+        parts.append(dots.opts(color=colours[kind], size=8, tools=["hover"], hover_tooltips=tips, show_legend=len(kinds) > 1))
+    if picked is not None:
+        cross = hv.Points(points[(points["group"] == picked[0]) & (points["setting"] == picked[1])], ["x", "y"])
+        parts.append(cross.opts(marker="cross", size=26, color=theme.INK, line_width=2, show_legend=False))
+    said = _note(points, None, points["taken"].tolist() if chosen and points["taken"].any() else (), picked)
+    looks = {"xlabel": setting, "ylabel": value, "note": "; ".join(filter(None, [said, f"band: {banded}" if bands else ""]))}
+    looks |= {"xticks": [(i, _written(s)) for i, s in enumerate(settings)], "xlim": (-0.5, len(settings) - 0.5)}
+    return theme.frame(hv.Overlay(parts), title=title, legend=by, **looks | {"ylim": (low, high)} | options)
+
+
+def _taken(own: pd.DataFrame) -> list[Any]:
+    """Rings around what was chosen, and where seeds do not agree, in how many of them."""
+    rings = own[own["taken"] > 0]
+    if rings.empty:
+        return []
+    looks = {"fill_alpha": 0, "line_color": theme.INK, "line_width": 1.6, "show_legend": False}
+    parts = [hv.Points(rings, ["x", "y"]).opts(size=18, **looks)]
+    if len(rings) > 1:
+        words = [f"{int(n)} of {int(rings['taken'].sum())}" for n in rings["taken"]]
+        counts = hv.Labels(rings.assign(words=words), ["x", "y"], "words")
+        looks = {"text_color": theme.INK, "text_font_size": theme.SIZE["tick"], "text_align": "left", "text_baseline": "bottom"}
+        parts.append(counts.opts(hooks=[_aside], **looks))
+    return parts
+
+
+def _aside(plot: Any, element: Any) -> None:
+    """The hook that moves words off the ring that they tell of."""
+    plot.handles["glyph"].update(x_offset=10, y_offset=-6)
+
+
+def _written(setting: object) -> str:
+    return f"{setting:g}" if isinstance(setting, float) else str(setting)
 
 
 def regret_table(table: pd.DataFrame, *, unit: str = "points", title: str = "", **options: Any) -> hv.Overlay:

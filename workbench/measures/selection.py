@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-__all__ = ["choose_run", "regret", "seed_floor"]
+__all__ = ["choose_run", "choose_runs", "plateau_band", "regret", "seed_floor"]
 
 Best = Literal["high", "low"] | float
 
@@ -55,10 +55,49 @@ def choose_run(
             f"{by} ranks runs of one method, but the table holds {', '.join(map(str, methods))}, whose numbers do not compare. "
             f"Choose within each, or say across=True if you know better"
         )
-    short = _shortfall(table[by], best, by)
-    span = short.max() - short.min()
-    equal = np.flatnonzero(short <= short.min() + plateau * span + 1e-12 * max(span, 1))
+    equal = np.flatnonzero(_shortfall(table[by], best, by) <= _still_equal(table[by], best, plateau, by))
     return int(min(equal, key=lambda i: _order(table[setting])[i]))
+
+
+def choose_runs(
+    table: pd.DataFrame,
+    by: str,
+    *,
+    best: Best = "high",
+    plateau: float = 0.0,
+    method: str = "method",
+    sweep: str = "sweep",
+    setting: str = "setting",
+    seed: str = "seed",
+) -> pd.Series:
+    """Returns which rows are taken, with the table's index: in every sweep of every method one in every seed.
+
+    Arguments and errors as in :func:`choose_run`; ``sweep`` and ``seed`` are columns too.
+
+    Example:
+        >>> table = pd.DataFrame({"method": "SimCLR", "sweep": "lr", "setting": [1, 2] * 2, "seed": [0, 0, 1, 1]})
+        >>> choose_runs(table.assign(rankme=[5.0, 9.0, 7.0, 6.0]), "rankme").tolist()
+        [False, True, True, False]
+    """
+    _need(table, [by, method, sweep, setting, seed])
+    taken = pd.Series(data=False, index=table.index)
+    for places in table.groupby([method, sweep, seed], sort=False).indices.values():
+        part = table.iloc[places]
+        taken.iloc[places[choose_run(part, by, best=best, plateau=plateau, method=method, setting=setting)]] = True
+    return taken
+
+
+def plateau_band(values: pd.Series, *, best: Best = "high", plateau: float = 0.0) -> tuple[float, float]:
+    """Returns the least and the greatest value that count as equal to the best, as :func:`choose_run` has it.
+
+    Example:
+        >>> plateau_band(pd.Series([10.0, 86, 90]), plateau=0.1), plateau_band(pd.Series([0.5, 1.25]), best=1.0)
+        ((82.0, inf), (0.75, 1.25))
+    """
+    short = float(_still_equal(values, best, plateau, values.name or "the measure", slack=0.0))
+    if best == "high":
+        return -short, float("inf")
+    return (float("-inf"), short) if best == "low" else (best - short, best + short)
 
 
 def regret(
@@ -168,6 +207,13 @@ def _shortfall(values: pd.Series, best: Best, name: str) -> np.ndarray:
     if isinstance(best, str):
         raise ValueError(f"best is 'high', 'low' or a number to be near, but got {best!r}")
     return np.abs(values - best)
+
+
+def _still_equal(values: pd.Series, best: Best, plateau: float, name: str, *, slack: float = 1e-12) -> float:
+    """The shortfall up to which values count as equal to the best."""
+    short = _shortfall(values, best, name)
+    span = short.max() - short.min()
+    return short.min() + plateau * span + slack * max(span, 1)
 
 
 def _order(values: pd.Series) -> np.ndarray:

@@ -9,10 +9,10 @@ import pandas as pd
 import panel as pn
 import panel_material_ui as pmui
 
-from workbench.figures.choices import choice_scatter, regret_table
+from workbench.figures.choices import along_setting, choice_scatter, regret_table
 from workbench.figures.lines import training_curves
 from workbench.figures.theme import FONT, INK, QUIET
-from workbench.panels.choosing import Choice, spoken, written
+from workbench.panels.choosing import EVERY, Choice, spoken, written
 from workbench.panels.outcomes import read_outcomes
 from workbench.panels.picture import Picture, beside
 from workbench.run import Run
@@ -21,10 +21,13 @@ __all__ = ["Choosing"]
 
 HOMES = (Path("sweeps"), Path("runs"))
 SHOWN = 14
+HIGH = 310
 
 
 class Choosing(pn.viewable.Viewer):
     """A measure without labels against a probe, a point a setting, and what choosing by it would have cost.
+
+    Where one hyper-parameter varies and the others are held, also measure and probe along it, with the measure's plateau.
 
     Arguments:
         folders: Folders of sweeps, folders of runs, or runs; without any, those in ``sweeps/`` and ``runs/``; or a
@@ -53,7 +56,9 @@ class Choosing(pn.viewable.Viewer):
             complaints = [
                 "There are no sweeps yet; `workbench sweep train --grid lr=1e-3,2e-3 seed=0,1 --out sweeps/mine` makes one."
             ]
-        self.scatter = Picture(least=620, tapped=self.choice.pick)
+        self.scatter = Picture(least=330, tapped=self.choice.pick)
+        self.measured = Picture(least=330, tapped=lambda x, y: self.choice.pick_along(self.choice.measure, x, y))
+        self.judged = Picture(least=330, tapped=lambda x, y: self.choice.pick_along(self.choice.probe, x, y))
         self.costs, self.curves = Picture(least=480), Picture(least=380)
         wide = {"sizing_mode": "stretch_width"}
         self.said = pn.pane.Markdown(**wide, styles={"font-size": "18px"}, min_height=48)
@@ -61,6 +66,8 @@ class Choosing(pn.viewable.Viewer):
         self.recipe = pn.pane.HTML(**wide)
         self.alert = pn.Column(*[pmui.Alert(object=html.escape(c), severity="warning", **wide) for c in complaints])
         state = self.choice.param
+        self._colour = pmui.Select.from_param(state.colour, **wide)
+        self._plateau = pmui.FloatSlider.from_param(state.plateau, format="0%", margin=(5, 22), **wide)
         self._across = pmui.Switch.from_param(state.across)
         self._curve = pmui.Select.from_param(state.curve, **wide)
         self._folder = pmui.Select.from_param(state.folder, **wide)
@@ -69,7 +76,9 @@ class Choosing(pn.viewable.Viewer):
             pmui.Select.from_param(state.measure, **wide),
             pmui.RadioBoxGroup.from_param(state.best, label="Take the run whose measure is"),
             pmui.Select.from_param(state.probe, **wide),
-            pmui.Select.from_param(state.colour, **wide),
+            pmui.Select.from_param(state.along, **wide),
+            self._plateau,
+            self._colour,
             self._across,
             self.recipe,
             self._curve,
@@ -77,10 +86,12 @@ class Choosing(pn.viewable.Viewer):
             margin=(12, 10, 0, 5),
         )
         self._drawn: tuple[Any, ...] = ()
-        self._pictures = pn.Column(beside(self.scatter, height=360), beside(self.costs, self.curves, height=230), **wide)
+        self._priced: tuple[Any, ...] = ()
+        above = beside(self.measured, self.judged, self.scatter, height=HIGH)
+        self._pictures = pn.Column(above, beside(self.costs, self.curves, height=230), **wide)
         main = pn.Column(self.alert, self.said, self.refusal, self._pictures, **wide)
         self._page = pn.Row(self._controls, main, **wide)
-        watched = ["folder", "measure", "best", "probe", "colour", "across", "picked", "curve"]
+        watched = ["folder", "measure", "best", "probe", "along", "plateau", "colour", "across", "picked", "curve"]
         self.choice.param.watch(lambda *events: self.draw(), watched)
         self.draw()
 
@@ -94,6 +105,10 @@ class Choosing(pn.viewable.Viewer):
             self._pictures.visible = self.recipe.visible = len(points) > 0
             self._across.visible = len(self.choice.methods) > 1
             self._folder.visible = len(self.choice.found) > 1
+            one = self.choice.along != EVERY
+            self._colour.visible, self._plateau.visible = not one, one and not self.choice.across
+            self.measured.hide(hidden=not one)
+            self.judged.hide(hidden=not one)
             self.refusal.param.update(
                 object=html.escape(self.choice.refusal()),
                 visible=bool(self.choice.refusal()),
@@ -107,12 +122,23 @@ class Choosing(pn.viewable.Viewer):
     def _draw(self, points: pd.DataFrame) -> None:
         choice = self.choice
         self.said.object = choice.finding()
-        what = (choice.folder, choice.measure, choice.best, choice.probe, choice.colour, choice.across)
+        what = (choice.folder, choice.measure, choice.best, choice.probe, choice.along, choice.colour, choice.across)
         if what != self._drawn:
             self._drawn = what
-            self.scatter.show(None)
+            for picture in (self.scatter, self.measured, self.judged, self.costs):
+                picture.show(None)
+        if (*what, choice.plateau) != self._priced:
+            self._priced = (*what, choice.plateau)
             self.costs.show(self._costs())
         self.scatter.show(self._scatter(points))
+        if choice.along != EVERY:
+            taken = choice.taken()
+            bands = choice.bands() if choice.equal() else None
+            said = f"{choice.equal():.0%} of the measure's range"
+            self.measured.show(self._along(taken, choice.measure, band=bands, banded=said))
+            floor, best = choice.floor(), taken.groupby("recipe")[choice.probe].mean().max()
+            known = (best - 2 * floor, best + 2 * floor) if floor is not None and not choice.refused else None
+            self.judged.show(self._along(taken, choice.probe, band=known, banded="two deviations over seeds from the best"))
         self.recipe.object = self._recipe()
         curves = choice.curves()
         self._curve.visible = len(curves) > 0
@@ -141,21 +167,44 @@ class Choosing(pn.viewable.Viewer):
             floor=choice.floor() if one else None,
             colours=choice.colours(),
             line=choice.joined(),
-            title=f"{spoken(choice.measure)} against {spoken(choice.probe)}: a point a setting",
+            title=f"{spoken(choice.measure)} against {spoken(choice.probe)}"
+            + (": a point a setting" if choice.along == EVERY else ""),
             xlabel=f"{spoken(choice.measure)} (no labels)",
             ylabel=f"{spoken(choice.probe)} (with labels)",
             legend_opts={"title": spoken(choice.colour)},
-            height=360,
+            height=360 if choice.along == EVERY else HIGH,
             responsive=True,
             **looks,
+        )
+
+    def _along(self, taken: pd.DataFrame, value: str, **band: Any) -> Any:
+        """Measure or probe along the hyper-parameter that varies."""
+        choice, name = self.choice, spoken(self.choice.along)
+        looked_at = taken[taken["recipe"] == choice.looked_at()]
+        return along_setting(
+            taken,
+            value,
+            by="colour",
+            chosen="taken",
+            picked=next(looked_at[["colour", "setting"]].itertuples(index=False, name=None), None),
+            colours=choice.colours(),
+            title=f"{spoken(value)[:1].upper()}{spoken(value)[1:]} along {name}",
+            xlabel=name,
+            ylabel=spoken(value),
+            ylim=_room(taken, value, ["recipe"]),
+            show_legend=False,
+            height=HIGH,
+            responsive=True,
+            **band,
         )
 
     def _costs(self) -> Any:
         table = self.choice.regrets()
         if table.empty:
             return None
-        named = table.assign(measure=table["measure"].map(spoken))
-        looks = {"title": "What choosing costs", "responsive": True, "height": 190 + 38 * table["method"].nunique()}
+        named = table.assign(measure=table["measure"].map(spoken).str.replace(" ", "\n"))
+        high = 186 + 32 * len(table.drop_duplicates(["method", "sweep"]))
+        looks = {"title": "What choosing costs", "responsive": True, "height": high}
         return regret_table(named, unit=f"units of {spoken(self.choice.probe)}", **looks)
 
     def _recipe(self) -> str:

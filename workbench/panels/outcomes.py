@@ -12,7 +12,7 @@ import pandas as pd
 from workbench.run import Run, runs
 from workbench.spec import names
 
-__all__ = ["Outcomes", "read_outcomes"]
+__all__ = ["Outcomes", "outcomes_of", "read_outcomes"]
 
 METHOD = ("method", "objective", "objective.is")
 SEED = ("seed", "trainer.seed")
@@ -69,6 +69,28 @@ def label_free(column: str) -> str | None:
 def best_of(column: str) -> str | float:
     """Returns what is best of a measure: ``"high"``, ``"low"``, or a number to be near."""
     return LABEL_FREE.get(label_free(column) or "", "high")
+
+
+def outcomes_of(table: pd.DataFrame, *, settings: Sequence[str], name: str = "table") -> Outcomes:
+    """Returns outcomes from any table, so that it can be looked at without folders of runs.
+
+    Arguments:
+        table: A row a run: its settings, its results, and the column ``seed`` where there are several.
+        settings: The columns that hold settings; a method's is called ``method``.
+        name: For people.
+
+    Raises:
+        KeyError: If the table lacks a setting.
+
+    Example:
+        ``Choosing(Choice({"mine": outcomes_of(table, settings=["lr"])}))``
+    """
+    if missing := [c for c in settings if c not in table]:
+        raise KeyError(f"the table has no columns {missing}; it has {list(table)}")
+    table = table.reset_index(drop=True)
+    table = table.assign(run=[str(i) for i in table.index])
+    known = [*settings, *(["seed"] if "seed" in table else [])]
+    return _joined(name, table, known, {run: [] for run in table["run"]}, [])
 
 
 def read_outcomes(paths: Sequence[str | Path]) -> tuple[dict[str, Outcomes], list[str]]:
