@@ -432,14 +432,22 @@ def near(page, side: str) -> list[int]:
     return page.locator(f".side.{side} .thumb").evaluate_all("cells => cells.map(cell => Number(cell.dataset.row))")
 
 
+def two_runs(folder: Path) -> list:
+    """Two runs of very small networks."""
+    import workbench as wb
+
+    def trained(name: str):
+        model = wb.build_encoder("convnet", "16-8", width=4, depth=2)
+        settings = {"out": folder / name, "progress": False}
+        return wb.Trainer(epochs=1, batch_size=64).fit(model, wb.SimCLR(), wb.garments(128), wb.Augment(), **settings)
+
+    return [trained(name) for name in ("mine", "other")]
+
+
 def test_two_networks_side_by_side(clean_page, tmp_path):
     import workbench as wb
 
-    found, page, port = [], clean_page, free_port()
-    for name in ("mine", "other"):
-        model = wb.build_encoder("convnet", "16-8", width=4, depth=2)
-        settings = {"out": tmp_path / "runs" / name, "progress": False}
-        found.append(wb.Trainer(epochs=1, batch_size=64).fit(model, wb.SimCLR(), wb.garments(128), wb.Augment(), **settings))
+    found, page, port = two_runs(tmp_path / "runs"), clean_page, free_port()
     layers = wb.main_layers(found[0].model())
     layers = [layer for layer in layers if layer != "backbone.stage2"]  # it is the backbone, pooled
     command = [sys.executable, "-m", "panel", "serve", str(HOME / "apps/compare.py"), "--port", str(port)]
@@ -524,6 +532,16 @@ def run_all(page, address: str, name: str, *, seconds: float) -> None:
     assert not [text for text in errors.all_text_contents() if "Traceback" in text or "Error" in text]
 
 
+def write_notebook(path: Path, sources: list[str]) -> None:
+    """Writes a notebook of these cells of code."""
+    cells = [
+        {"cell_type": "code", "id": f"c{i}", "metadata": {}, "outputs": [], "execution_count": None, "source": c}
+        for i, c in enumerate(sources)
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path.write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+
+
 @pytest.fixture
 def lab_page(page):
     """A page that fails the test on errors of its scripts, and that reaches nothing beyond this machine."""
@@ -538,13 +556,7 @@ def lab_page(page):
 
 def test_the_panel_inside_jupyterlab_without_internet(lab_page, measured_run, tmp_path):
     path = measured_run("mine", fall=0.05)
-    cells = [
-        {"cell_type": "code", "id": f"c{i}", "metadata": {}, "outputs": [], "execution_count": None, "source": c}
-        for i, c in enumerate(CELLS)
-    ]
-    cells[-1]["source"] = CELLS[-1].replace("RUN", repr(str(path)))
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    (tmp_path / "small.ipynb").write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+    write_notebook(tmp_path / "small.ipynb", [*CELLS[:-1], CELLS[-1].replace("RUN", repr(str(path)))])
     with lab(tmp_path) as address:
         for _ in range(2):  # the second time the kernel is old and the page is new
             run_all(lab_page, address, "small.ipynb", seconds=180)
@@ -558,6 +570,22 @@ def test_the_panel_inside_jupyterlab_without_internet(lab_page, measured_run, tm
             slider.press("Home")
             lab_page.get_by_text("Step 0, projector").wait_for()
             eventually(lambda: np.allclose(curve(lab_page, "Spectrum", layer="projector"), np.exp(-np.arange(12) * 0.2)))
+
+
+def test_two_networks_inside_jupyterlab_without_internet(lab_page, tmp_path):
+    import workbench as wb
+
+    found = two_runs(tmp_path / "runs")
+    tables = wb.compare_runs(*found, n=32, k=5, permutations=9, progress=False)
+    cells = [CELLS[0], f"from workbench.panels import Compare\nCompare({[str(run.path) for run in found]!r})"]
+    write_notebook(tmp_path / "pair.ipynb", cells)
+    rows = tables["neighbours"].query("side == 'other' and layer == 'projector'").sort_values(["row", "rank"])["neighbour"]
+    rows = rows.to_numpy().reshape(-1, 5).tolist()
+    with lab(tmp_path) as address:
+        run_all(lab_page, address, "pair.ipynb", seconds=180)
+        eventually(lambda: near(lab_page, "other") == rows[0], 90)
+        lab_page.locator(".strip .thumb").nth(3).click()
+        eventually(lambda: near(lab_page, "other") == rows[3], 90)
 
 
 def test_the_start_notebook_in_jupyterlab(lab_page, tmp_path):
