@@ -453,6 +453,22 @@ def test_what_fails_in_comparing_is_said(compared, monkeypatch):
     assert view.work.button.visible and view.pictures.visible
 
 
+def test_a_comparison_that_makes_way_for_one_on_more_images_is_not_missed(compared, monkeypatch):
+    runs, read = [wb.Run(path) for path in compared], wb.Run.table
+    before = next(compared[0].rglob("similarity.parquet")).parent
+
+    def table(run, name):
+        if before.exists() and "neighbours" in name:
+            before.rename(before.with_name("more"))
+        return read(run, name)
+
+    monkeypatch.setattr(wb.Run, "table", table)
+    assert set(wb.kept_comparison(*runs)) == set(wb.COMPARE_TABLES) and not before.exists()
+    next(compared[0].rglob("images.parquet")).unlink()
+    with pytest.raises(ValueError, match=r"holds no images.parquet; delete the folder and compare again"):
+        wb.kept_comparison(*runs)
+
+
 @pytest.mark.parametrize(
     ("name", "damage", "words"),
     [

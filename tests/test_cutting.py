@@ -416,24 +416,24 @@ def test_probing_shows_each_layer_and_can_be_stopped(tmp_path, monkeypatch):
         for i, layer in enumerate(LAYERS):
             write_probes(path, LAYERS[: i + 1])
             yield cutting.Probed((i + 1) / 3, layer)
-            while i == 1 and not view.job.stopping.is_set():
+            while i == 1 and not view.work.job.stopping.is_set():
                 time.sleep(0.01)
 
     monkeypatch.setattr(Subject, "probe", probe)
     view = wb.WhereToCut(path)
-    assert view.button.visible and not view.pictures.visible and not view.stop.visible
-    view.probe()
+    assert view.work.button.visible and not view.pictures.visible and not view.work.stop.visible
+    view.work.start()
     until = time.monotonic() + 20
-    while len(view._at) < 2 and time.monotonic() < until:
+    while len(view.work._at) < 2 and time.monotonic() < until:
         time.sleep(0.01)
-    view.look()
-    assert view.pictures.visible and view.state.param.layer.objects == LAYERS[:2] and view.progress.value == 67
-    assert view.stop.visible and not view.button.visible
-    view.stop.clicks += 1
-    view.job.wait(20)
-    view.look()
-    assert view.job.error is None and view.button.visible and not view.stop.visible
-    assert view.button.label == "Probe what is missing"
+    view.work.look()
+    assert view.pictures.visible and view.state.param.layer.objects == LAYERS[:2] and view.work.progress.value == 67
+    assert view.work.stop.visible and not view.work.button.visible
+    view.work.stop.clicks += 1
+    view.work.job.wait(20)
+    view.work.look()
+    assert view.work.job.error is None and view.work.button.visible and not view.work.stop.visible
+    assert view.work.button.label == "Probe what is missing"
 
 
 def test_what_fails_is_said(tmp_path, monkeypatch):
@@ -443,10 +443,10 @@ def test_what_fails_is_said(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Subject, "probe", probe)
     view = wb.WhereToCut(write_probes(tmp_path / "mine"))
-    view.probe()
-    view.job.wait(20)
-    view.look()
-    assert view.trouble.visible and "drawn again; pass &lt;them&gt;" in view.trouble.object and view.button.visible
+    view.work.start()
+    view.work.job.wait(20)
+    view.work.look()
+    assert view.work.trouble.visible and "drawn again; pass &lt;them&gt;" in view.work.trouble.object and view.work.button.visible
 
 
 @pytest.mark.parametrize(
@@ -483,9 +483,9 @@ assert view.pictures.visible and 'data-row="10"' in view.grids[0].object
 def test_a_model_by_name_is_probed_from_the_panel(tmp_path):
     view = wb.WhereToCut("timm:test_vit", out=tmp_path, images=wb.garments(96))
     assert not view.state.measured()
-    view.probe()
-    view.job.wait(300)
-    view.look()
-    assert view.job.error is None and view.state.measured()
+    view.work.start()
+    view.work.job.wait(300)
+    view.work.look()
+    assert view.work.job.error is None and view.state.measured()
     assert (tmp_path / "timm-test_vit" / "tables" / "answers.parquet").exists()
     assert wb.WhereToCut("timm:test_vit", out=tmp_path).state.layer == view.state.layer

@@ -14,6 +14,7 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -144,19 +145,26 @@ def kept_comparison(one: Run, other: Run, *, step: int | None = None, other_step
         KeyError: If a run keeps no such step.
         ValueError: If a table is damaged.
     """
+    while found := _found(one, other, step, other_step):
+        _, run, folder, turned = max(found, key=lambda each: each[0])
+        tables = {name: run.table(f"{folder}/{name}") for name in COMPARE_TABLES}
+        if all(table is not None for table in tables.values()):
+            return _turned(tables) if turned else tables
+        if (run.path / "tables" / folder / "similarity.parquet").exists():
+            missing = next(name for name, table in tables.items() if table is None)
+            raise ValueError(f"{run.path / 'tables' / folder} holds no {missing}.parquet; delete the folder and compare again")
+    return {}  # what was found and is gone made way for a comparison on more images, which is found in its place
+
+
+def _found(one: Run, other: Run, step: int | None, other_step: int | None) -> list[tuple[int, Run, str, bool]]:
+    """Of each comparison of the two when it was written, its run, its folder, and whether the two changed places."""
+    found = []
     ways = [(one, _place(one, other, step, other_step), False), (other, _place(other, one, other_step, step), True)]
-    found = [
-        (path.stat().st_mtime_ns, run, f"{place}/{path.parent.name}", turned)
-        for run, place, turned in ways
-        for path in (run.path / "tables" / place).glob("*/similarity.parquet")
-    ]
-    if not found:
-        return {}
-    _, run, folder, turned = max(found, key=lambda one: one[0])
-    tables = {name: run.table(f"{folder}/{name}") for name in COMPARE_TABLES}
-    if any(table is None for table in tables.values()):
-        return {}
-    return _turned(tables) if turned else tables
+    for run, place, turned in ways:
+        for path in (run.path / "tables" / place).glob("*/similarity.parquet"):
+            with contextlib.suppress(FileNotFoundError):
+                found.append((path.stat().st_mtime_ns, run, f"{place}/{path.parent.name}", turned))
+    return found
 
 
 def _place(one: Run, other: Run, step: int | None, other_step: int | None) -> str:

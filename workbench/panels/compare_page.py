@@ -81,7 +81,7 @@ class Compare(pn.viewable.Viewer):
         self.said = pn.pane.HTML("", min_height=76, margin=(12, 10, 6, 10), **wide)
         self.near = Clickable(self._show_image, **wide)
         self.strip = Clickable(self._show_image, **wide)
-        self.work = Working(self.state.begin, self.renew, label="Compare layer by layer")
+        self.work = Working(self.state.begin, self._come, label="Compare layer by layer")
         alerts = [pmui.Alert(object=html.escape(c), severity="warning", **wide) for c in complaints]
         self.trouble = pmui.Alert(object="", severity="error", visible=False, **wide)
         self.remark = pmui.Alert(object="", severity="info", visible=False, **wide)
@@ -129,10 +129,15 @@ class Compare(pn.viewable.Viewer):
     def _choice(self) -> list[list[Any]]:
         return [[getattr(self.state, name) for name in names] for names in (PAIR, CHOICE)]
 
+    def _come(self) -> None:
+        """Takes up what the comparing has kept since."""
+        if self.state.kept() != self._kept or not self.work.running:
+            self.renew()
+
     def renew(self) -> None:
         """Takes up the tables of the two as they are now, and draws."""
         with pn.io.hold():
-            self._drawn, self._renewing = None, True
+            self._drawn, self._renewing, self._kept = None, True, self.state.kept()
             try:
                 self.state.refresh()
             finally:

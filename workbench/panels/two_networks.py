@@ -105,6 +105,11 @@ class CompareState(param.Parameterized):
                 raise ValueError(f"{name} lacks the columns {sorted(missing)}; delete tables/compared and compare again")
         return tables
 
+    def kept(self) -> list[str]:
+        """The files of all comparisons of the two; another list where something new was kept."""
+        pair = [self.found[name].path for name in (self.one, self.other) if name in self.found]
+        return sorted(str(file) for path in pair for file in (path / "tables" / "compared").glob("*/*/similarity.parquet"))
+
     def compared(self) -> bool:
         """Whether there is something to see."""
         return bool(self.tables)

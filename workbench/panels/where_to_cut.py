@@ -1,10 +1,9 @@
 """Where to cut, as one sees it: every layer and task as a table to click, and the images on which two layers part."""
 
 import base64
-import contextlib
 import html
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,9 @@ from bokeh.events import Tap
 from workbench.figures import theme
 from workbench.figures.cuts import cut_curves, cut_order, cut_table, frame_cells
 from workbench.figures.lines import spectra
-from workbench.panels.jobs import Job
-from workbench.panels.layer_cuts import CutState, Subject, find_subjects
+from workbench.panels.layer_cuts import CutState, find_subjects
 from workbench.panels.picture import Picture
+from workbench.panels.working import Working
 from workbench.run import Run
 
 if TYPE_CHECKING:
@@ -61,15 +60,12 @@ class WhereToCut(pn.viewable.Viewer):
         found, complaints = find_subjects(given or ([HOME] if HOME.is_dir() else []), out=out, images=images)
         if not found and not complaints:
             complaints = ["There are no runs yet; `workbench train --out runs/mine` makes one. Or name a model: timm:resnet18."]
-        self.state, self.job, self._seen = CutState(found), None, None
-        self._at: list[Any] = []
+        self.state, self._seen = CutState(found), None
         self._plots: weakref.WeakSet = weakref.WeakSet()
         self._renewing = False
         self._build(complaints)
         self.state.param.watch(lambda *events: self._renewing or self.draw(), ["task", "layer", "against"])
         self.state.param.watch(lambda event: self.renew(), "subject")
-        self.button.on_click(lambda event: self.probe())
-        self.stop.on_click(lambda event: self.job.stop())
         self.renew()
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -83,19 +79,14 @@ class WhereToCut(pn.viewable.Viewer):
         self.grids = [pn.pane.HTML("", min_width=420, styles={"flex": "1 1 420px"}, **wide) for _ in range(2)]
         alerts = [pmui.Alert(object=html.escape(c), severity="warning", **wide) for c in complaints]
         self.trouble = pmui.Alert(object="", severity="error", visible=False, **wide)
-        self.button = pmui.Button(label="Probe every layer", color="primary", variant="contained", **wide)
-        self.stop = pmui.Button(label="Stop", variant="outlined", visible=False, **wide)
-        self.progress = pmui.LinearProgress(value=0, visible=False, **wide)
-        self.doing = pn.pane.Markdown("", visible=False, **wide)
+        self.work = Working(self._begin, self._come, label="Probe every layer")
         self._choices = [
             pmui.Select.from_param(state.task, label="Task", **wide),
             pmui.Select.from_param(state.layer, label="Layer (or click a cell)", **wide),
             pmui.Select.from_param(state.against, label="Held against", **wide),
         ]
         subject = pmui.Select.from_param(state.subject, label="Run or model", **wide)
-        controls = pn.Column(
-            subject, *self._choices, self.button, self.stop, self.progress, self.doing, width=280, margin=(12, 10, 0, 5)
-        )
+        controls = pn.Column(subject, *self._choices, self.work, width=280, margin=(12, 10, 0, 5))
         controls.visible = bool(self.state.found)
         right = pn.Column(
             pn.Row(self.curves, **wide), pn.Row(self.spectrum, **wide), min_width=380, styles={"flex": "1 1 380px"}, **wide
@@ -128,9 +119,9 @@ class WhereToCut(pn.viewable.Viewer):
             self.trouble.param.update(object=html.escape(trouble), visible=bool(trouble))
             self.pictures.visible = ready
             for choice in self._choices:
-                choice.visible = ready and not (self.job is not None and self.job.running)  # menus answer when theirs grow
-            self.button.label = "Probe what is missing" if ready else "Probe every layer"
-            self.button.variant = "outlined" if ready else "contained"
+                choice.visible = ready and not self.work.running  # menus answer when theirs grow
+            self.work.button.label = "Probe what is missing" if ready else "Probe every layer"
+            self.work.button.variant = "outlined" if ready else "contained"
 
     def _draw(self) -> None:
         state, probes = self.state, self.state.probes()
@@ -212,45 +203,17 @@ class WhereToCut(pn.viewable.Viewer):
             f"{said}</div>"
         )
 
-    def probe(self) -> None:
-        """Probes the subject in a thread; each layer shows when it is done."""
-        if self.job is not None and self.job.running:
-            return
-        subject: Subject = self.state.found[self.state.subject]
-        self._at, self._first = [], not self.state.measured()
-        at = self._at
+    def _begin(self) -> Iterator[Any]:
+        self._first = not self.state.measured()
+        return self.state.found[self.state.subject].probe()
 
-        def work(job: Job) -> None:
-            with contextlib.closing(subject.probe()) as going:
-                for moment in going:
-                    at.append(moment)
-                    if job.stopping.is_set():
-                        return
-
-        self.job = Job(work).start()
-        self.doing.object = "Loading torch and the images…"
-        self._running(running=True)
-        self.job.follow(self.look, every=0.4)
-
-    def _running(self, *, running: bool) -> None:
-        self.button.visible = not running
-        self.stop.visible = self.progress.visible = self.doing.visible = running
-
-    def look(self) -> None:
-        """Shows how far the probing has come."""
-        ended, error = self.job.done.is_set(), self.job.error
-        with pn.io.hold():
-            if self._at:
-                self.progress.value = round(100 * self._at[-1].share)
-                self.doing.object = html.escape(self._at[-1].next)
-            if ended:
-                self._running(running=False)
-                if self._first:
-                    self.state.forget()
-            if ended or len(self.state.probes()) != (self._seen or (0, 0))[1]:
-                self.renew()
-            if error is not None:
-                self.trouble.param.update(object=html.escape(f"Probing failed: {error}"), visible=True)
+    def _come(self) -> None:
+        """Takes up the layers that were done since."""
+        ended = not self.work.running
+        if ended and self._first:
+            self.state.forget()
+        if ended or len(self.state.probes()) != (self._seen or (0, 0))[1]:
+            self.renew()
 
 
 def _dot(colour: str) -> str:

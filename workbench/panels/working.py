@@ -42,17 +42,17 @@ class Working(pn.viewable.Viewer):
     @property
     def running(self) -> bool:
         """Whether it works."""
-        return self.job is not None and self.job.running
+        return self.job is not None and not self.job.done.is_set()
 
     def start(self) -> None:
         """Begins, unless it works already."""
         if self.running:
             return
         at: list[Any] = []
-        self._at, self._told = at, 0
+        begun, self._at, self._told = self._begin(), at, 0
 
         def work(job: Job) -> None:
-            with contextlib.closing(self._begin()) as going:
+            with contextlib.closing(begun) as going:
                 for moment in going:
                     at.append(moment)
                     if job.stopping.is_set():
