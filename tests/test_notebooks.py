@@ -18,6 +18,7 @@ TABLES = {  # what each paper leaves beside its notebook
     "expand_or_narrow": {"measures.csv"},
     "guillotine": {"measures.csv", "cuts.csv"},
     "projection_head": {"linear.csv", "measures.csv"},
+    "rankme": {"measures.csv", "regrets.csv", "controls.csv"},
 }
 every = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
