@@ -457,6 +457,7 @@ def test_two_networks_side_by_side(clean_page, tmp_path):
         page.get_by_text("mine and other were not compared yet").wait_for()
         press(page, "Compare layer by layer")
         page.get_by_role("button", name="Compare again").wait_for(timeout=300_000)
+        page.get_by_text("mine, projector · other, projector").wait_for()
         tables = wb.kept_comparison(*found)
         cka = tables["similarity"].query("measure == 'cka'").set_index(["layer", "other"])["value"]
 

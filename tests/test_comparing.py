@@ -424,6 +424,7 @@ def test_comparing_shows_what_the_first_images_say_and_can_be_stopped(compared, 
     comparing_at = namedtuple("At", "share next")
     monkeypatch.setattr(two_networks, "comparison_steps", begin)
     view = wb.Compare(runs)
+    view._page.get_root()  # menus on a page answer when their words change
     assert view.work.button.visible and not view.pictures.visible and "were not compared yet" in view.remark.object
     view.work.start()
     until = time.monotonic() + 60
@@ -432,6 +433,9 @@ def test_comparing_shows_what_the_first_images_say_and_can_be_stopped(compared, 
     view.work.look()
     assert view.pictures.visible and view.work.progress.value == 40 and "&lt;12&gt;" in view.work.doing.object
     assert view.work.stop.visible and not view.work.button.visible
+    chosen = view.state.layer, view.state.other_layer, view.state.factor
+    assert chosen == ("projector", "backbone", "label") and "mine, projector · theirs, backbone" in view.near.object
+    assert [menu.value for menu in view._choices] == ["cka", *chosen]
     view.work.stop.clicks += 1
     view.work.job.wait(60)
     view.work.look()

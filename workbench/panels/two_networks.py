@@ -88,12 +88,13 @@ class CompareState(param.Parameterized):
         layer, other = chosen if there else ((layers or [""])[-1], (others or [""])[-1])
         factors = self.factors()
         factor = self.factor if self.factor in factors else next((f for f in ("class_name", "label") if f in factors), "")
-        with param.parameterized.batch_call_watchers(self):
-            self.param.layer.objects, self.param.other_layer.objects = layers or [""], others or [""]
-            self.param.factor.objects = factors or [""]
-            self.param.update(layer=layer, other_layer=other, factor=factor or (factors or [""])[0])
-            if not there or self.row >= len(self.tables.get("images", [])):
-                self._first_image()
+        self.param.layer.objects, self.param.other_layer.objects = layers or [""], others or [""]
+        self.param.factor.objects = factors or [""]
+        row = self.row  # menus that are given other words take the first of them, so what was chosen is said after
+        self.param.update(layer=layer, other_layer=other, factor=factor or (factors or [""])[0])
+        self.row = row
+        if not there or row >= len(self.tables.get("images", [])):
+            self._first_image()
 
     def _read(self) -> dict[str, pd.DataFrame]:
         pair = [self.found.get(name) for name in (self.one, self.other)]
