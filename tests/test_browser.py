@@ -498,6 +498,12 @@ def test_two_networks_side_by_side(clean_page, tmp_path):
 # JupyterLab
 
 
+LOOKS = """title => {
+  const figures = Bokeh.documents.flatMap(d => [...d._all_models.values()]).filter(m => m.title?.text === title && m.renderers);
+  const last = figures.at(-1);
+  const below = type => last.below.find(part => part.type.endsWith(type));
+  return [last.title, below('Axis'), below('Title')].map(part => part.text_font_size ?? part.axis_label_text_font_size);
+}"""
 CELLS = [
     "from workbench.panels import Collapse, notebook\nnotebook()",
     "import time\nfrom tqdm.auto import tqdm\nfor i in tqdm(range(20), desc='walking'):\n    time.sleep(0.01)",
@@ -556,6 +562,8 @@ def lab_page(page):
 
 
 def test_the_panel_inside_jupyterlab_without_internet(lab_page, measured_run, tmp_path):
+    from workbench.figures import theme
+
     path = measured_run("mine", fall=0.05)
     write_notebook(tmp_path / "small.ipynb", [*CELLS[:-1], CELLS[-1].replace("RUN", repr(str(path)))])
     with lab(tmp_path) as address:
@@ -566,6 +574,8 @@ def test_the_panel_inside_jupyterlab_without_internet(lab_page, measured_run, tm
             assert np.allclose(
                 curve(lab_page, "Spectrum", layer="projector"), np.exp(-np.arange(12) * (0.2 + 0.1 * np.log1p(40)))
             )
+            sizes = lab_page.evaluate(LOOKS, "Spectrum")
+            assert sizes == [theme.SIZE["title"], theme.SIZE["label"], theme.SIZE["note"]]  # Material did not dress it anew
             slider = lab_page.get_by_role("slider").first
             slider.focus()
             slider.press("Home")

@@ -39,9 +39,12 @@ class Collapse(pn.viewable.Viewer):
         self.live = CollapseLive()
         tabs = [("Theory", self.theory), ("A run", self.run), ("Live training", self.live)]
         self.tabs = pmui.Tabs(*tabs, active=1 if given else 0, sizing_mode="stretch_width")
+        self._page = pn.Column(
+            self.tabs, sizing_mode="stretch_width"
+        )  # were the tabs outermost, Material would dress the figures
 
     def __panel__(self) -> pn.viewable.Viewable:
-        return self.tabs
+        return self._page
 
 
 def page(viewer: pn.viewable.Viewer, *, title: str) -> pmui.Page:
