@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.panels import Choice, Choosing, outcomes_of, read_outcomes
+from workbench.panels import Choice, Choosing, choice_along, outcomes_of, read_outcomes
 from workbench.panels.choosing import EVERY
 from workbench.panels.outcomes import label_free
 from workbench.sweeping import grid, sweep
@@ -376,3 +376,19 @@ def test_it_opens_without_torch(swept):
     code = f"import sys; from workbench.panels import Choosing; {opened}; print('torch' in sys.modules, v.said.object)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("False Along **lr**, taking the highest RankMe")
+
+
+def test_a_choice_is_drawn_of_a_table():
+    table = one_by_one().query("method == 'SimCLR' and lr == 0.002").assign(sweep="temperature")
+    table["setting"] = table["temperature"]
+    left, right = choice_along(table, "rankme", "label", plateau=0.1)
+    rings = [
+        [e.data[["x", "y"]].to_numpy().tolist() for e in p if isinstance(e, hv.Points) and not e.label] for p in (left, right)
+    ]
+    assert rings == [[[[1, 99]]], [[[1, 61]]]]
+    bands = [next(e.data[:2] for e in p if isinstance(e, hv.HSpan)) for p in (left, right)]
+    np.testing.assert_allclose(bands, [[93, 100], [71 - 2, 71 + 2]])
+    one = choice_along(table[table["seed"] == 0], "rankme", "label", plateau=0.0)
+    assert not [e for p in one for e in p if isinstance(e, hv.HSpan)]
+    with pytest.raises(ValueError, match="draws one sweep of one method, but the table has 2"):
+        choice_along(pd.concat([table, table.assign(sweep="lr")]), "rankme", "label")

@@ -11,6 +11,7 @@ from workbench.figures import theme
 
 __all__ = ["along_setting", "choice_scatter", "regret_table"]
 
+ROOM = 0.35  # for words beside the last setting, in steps between two
 NEAR = 0.16  # of the step between two settings: how far apart the points of two colours stand
 
 
@@ -148,6 +149,7 @@ def along_setting(
         parts.append(
             hv.HSpan(*ends).opts(color=colours.get(kind, theme.GREY), alpha=0.3 if kind is None else 0.14, show_legend=False)
         )
+    disputed = points[points["taken"] > 0].groupby("group").size().max() > 1
     digits = "0" * _digits(points["y"].max() - points["y"].min())
     tips = [(by, "@group"), (setting, "@setting"), (value, f"@y{{0.{digits}}}"), ("seeds", "@seeds")]
     for kind in kinds:
@@ -164,7 +166,10 @@ def along_setting(
         parts.append(cross.opts(marker="cross", size=26, color=theme.INK, line_width=2, show_legend=False))
     said = _note(points, None, points["taken"].tolist() if chosen and points["taken"].any() else (), picked)
     looks = {"xlabel": setting, "ylabel": value, "note": "; ".join(filter(None, [said, f"band: {banded}" if bands else ""]))}
-    looks |= {"xticks": [(i, _written(s)) for i, s in enumerate(settings)], "xlim": (-0.5, len(settings) - 0.5)}
+    looks |= {
+        "xticks": [(i, _written(s)) for i, s in enumerate(settings)],
+        "xlim": (-0.5, len(settings) - 0.5 + ROOM * bool(disputed)),
+    }
     return theme.frame(hv.Overlay(parts), title=title, legend=by, **looks | {"ylim": (low, high)} | options)
 
 
