@@ -57,7 +57,7 @@ def test_a_copy_of_every_backbone_learns(settings, tmp_path):
     with torch.no_grad():
         logits = objective.head(model.backbone(model.normalise(other.at(range(96)).float() / 255)))
     said = np.array(["high", "low"])[logits.argmax(1).numpy()]
-    assert (wb.answers(run, other) == said).all()
+    assert (wb.head_answers(run, other) == said).all()
     assert wb.head_accuracy(run, other) == pytest.approx((said == other.factors["word"]).mean())
 
 

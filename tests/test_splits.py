@@ -9,7 +9,7 @@ import torch
 
 import workbench as wb
 from workbench.probes import KNNProbe, LinearProbe, RidgeProbe, probe_layers
-from workbench.splits import apart, draw_shots, few_shot, probe_actions
+from workbench.splits import draw_shots, few_shot, probe_actions, split_sources
 
 
 def normal(*shape, seed):
@@ -112,16 +112,18 @@ def views():
 
 
 def test_no_image_has_views_on_both_sides(views):
-    train, test = apart(views, held_out=0.25, seed=3)
+    train, test = split_sources(views, held_out=0.25, seed=3)
     assert not set(train.factors["source"]) & set(test.factors["source"])
     assert test.factors["source"].nunique() == 50 and len(test.factors) == 100 and len(train.factors) == 300
-    assert len(set(apart(views, seed=0)[1].factors["source"]) & set(apart(views, seed=1)[1].factors["source"])) < 60
-    assert apart(views.where("source < 2"), held_out=0.01)[1].factors["source"].nunique() == 1
+    assert (
+        len(set(split_sources(views, seed=0)[1].factors["source"]) & set(split_sources(views, seed=1)[1].factors["source"])) < 60
+    )
+    assert split_sources(views.where("source < 2"), held_out=0.01)[1].factors["source"].nunique() == 1
     plain = wb.Features({"a": torch.zeros(4, 2)}, pd.DataFrame({"label": range(4)}))
     with pytest.raises(ValueError, match=r"features of several views of each image are needed: extract\(model"):
-        apart(plain)
+        split_sources(plain)
     with pytest.raises(ValueError, match="held_out is a share of at least 2 images, but got held_out=1 of 200"):
-        apart(views, held_out=1)
+        split_sources(views, held_out=1)
 
 
 def test_what_was_done_is_read_by_r2_and_accuracy(views):
@@ -132,7 +134,7 @@ def test_what_was_done_is_read_by_r2_and_accuracy(views):
     assert by.loc["action.light", "measure"] == "r2" and by.loc["action.light", "value"] > 0.999
     assert by.loc["action.over", "measure"] == "accuracy" and by.loc["action.over", "chance"] < 0.7
     assert by.loc["action.image", "value"] < 0.1  # known by heart of the views seen, of other images not
-    train, test = apart(views)
+    train, test = split_sources(views)
     want = probe_layers(train, test, factor="action.light")["value"]
     assert probe_actions(views, factor="light")["value"].tolist() == want.tolist()
     assert len(probe_actions(views, factor=["action.over"], probe=KNNProbe())) == 2

@@ -56,6 +56,27 @@ class Estimator:
             raise NotFittedError(f"this {type(self).__name__} has seen no data: call fit(features, targets) first.")
 
 
+class Classifier(Estimator):
+    """A probe for classes that comes by them through logits: ``_logits(X)`` gives them, ``classes_`` are their names."""
+
+    def decision_function(self, X: Matrix) -> np.ndarray:
+        """Returns the logits (N, K)."""
+        return self._logits(X).cpu().numpy()
+
+    def predict_proba(self, X: Matrix) -> np.ndarray:
+        """Returns the probability of each class (N, K)."""
+        return self._logits(X).softmax(1).cpu().numpy()
+
+    def predict(self, X: Matrix) -> np.ndarray:
+        """Returns the likeliest class of each row."""
+        best = self._logits(X).argmax(1).cpu().numpy()
+        return self.classes_[best]
+
+    def score(self, X: Matrix, y: Labels) -> float:
+        """Returns the accuracy, from 0 to 1."""
+        return accuracy(self.predict(X), y)
+
+
 def as_matrix(X: Matrix, *, like: Estimator | None = None) -> Tensor:
     """Returns the rows as a float tensor, without their graph, after looking at them."""
     x = X.detach() if isinstance(X, Tensor) else torch.from_numpy(np.ascontiguousarray(np.asarray(X)))

@@ -27,7 +27,7 @@ from workbench.run import Run
 from workbench.train import Trainer
 from workbench.views.augment import Augment
 
-__all__ = ["answers", "fine_tune", "head_accuracy"]
+__all__ = ["fine_tune", "head_accuracy", "head_answers"]
 
 LIGHT = Augment(1, scale=(0.35, 1.0), jitter_p=0, grey=0)
 
@@ -105,7 +105,7 @@ def _start(model: Encoder | Run) -> Encoder:
     return Encoder(backbone, Projector([]), mean=model.mean, std=model.std)
 
 
-def answers(run: Run, images: Images, *, batch_size: int = 512) -> np.ndarray:
+def head_answers(run: Run, images: Images, *, batch_size: int = 512) -> np.ndarray:
     """Returns the class (N) that the head of a supervised run names for each image.
 
     Raises:
@@ -127,10 +127,10 @@ def head_accuracy(run: Run, images: Images, *, batch_size: int = 512) -> float:
 
     Raises:
         KeyError: If the images lack the factor that was learned.
-        ValueError: As :func:`answers`.
+        ValueError: As :func:`head_answers`.
     """
     factor = run.spec["objective"].get("factor")
-    said = answers(run, images, batch_size=batch_size)
+    said = head_answers(run, images, batch_size=batch_size)
     if factor not in images.factors:
         raise KeyError(f"{run.path} learned the factor {factor!r}, but the images have {', '.join(images.factors)}")
     return accuracy(said, images.factors[factor])

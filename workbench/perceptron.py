@@ -15,18 +15,17 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Self
 
-import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.estimators import Estimator, Labels, Matrix, accuracy, as_classes, as_matrix, standardise
+from workbench.estimators import Classifier, Labels, Matrix, as_classes, as_matrix, standardise
 
 __all__ = ["MLPProbe"]
 
 
-class MLPProbe(Estimator):
+class MLPProbe(Classifier):
     """A network of hidden layers with ReLU on standardised features, trained by Adam and stopped early.
 
     A tenth of the rows of each class is held out (none of a class of fewer than ten); after every epoch they are scored, and the
@@ -140,23 +139,6 @@ class MLPProbe(Estimator):
             if waited >= self.patience:
                 break
         return kept.requires_grad_(requires_grad=False), len(scores), max(scores)
-
-    def decision_function(self, X: Matrix) -> np.ndarray:
-        """Returns the logits (N, K)."""
-        return self._logits(X).cpu().numpy()
-
-    def predict_proba(self, X: Matrix) -> np.ndarray:
-        """Returns the probability of each class (N, K)."""
-        return self._logits(X).softmax(1).cpu().numpy()
-
-    def predict(self, X: Matrix) -> np.ndarray:
-        """Returns the likeliest class of each row."""
-        best = self._logits(X).argmax(1).cpu().numpy()
-        return self.classes_[best]
-
-    def score(self, X: Matrix, y: Labels) -> float:
-        """Returns the accuracy, from 0 to 1."""
-        return accuracy(self.predict(X), y)
 
     def _logits(self, X: Matrix) -> Tensor:
         x = as_matrix(X, like=self).to(self.mean_)

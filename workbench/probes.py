@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from workbench.estimators import (
+    Classifier,
     Estimator,
     Labels,
     Matrix,
@@ -35,7 +36,7 @@ from workbench.measures.moments import gram
 __all__ = ["KNNProbe", "LinearProbe", "RidgeProbe", "probe_layers", "readings"]
 
 
-class LinearProbe(Estimator):
+class LinearProbe(Classifier):
     r"""Multinomial logistic regression on standardised features, fitted by preconditioned L-BFGS.
 
     The loss is scikit-learn's, :math:`C \sum_i \text{loss}_i + \frac12 \lVert W \rVert^2` with a free bias, so ``C`` means the
@@ -95,23 +96,6 @@ class LinearProbe(Estimator):
         penalties = [(2 if k == 2 else 1) / (c * len(y)) for c in grid]
         found, passes = softmax_regression(x, y, classes=k, penalties=penalties, tol=self.tol, max_iter=self.max_iter)
         return [torch.cat([back(t[:, :-1]), t[:, -1:]], 1) for t in found], passes
-
-    def decision_function(self, X: Matrix) -> np.ndarray:
-        """Returns the logits (N, K)."""
-        return self._logits(X).cpu().numpy()
-
-    def predict_proba(self, X: Matrix) -> np.ndarray:
-        """Returns the probability of each class (N, K)."""
-        return self._logits(X).softmax(1).cpu().numpy()
-
-    def predict(self, X: Matrix) -> np.ndarray:
-        """Returns the likeliest class of each row."""
-        best = self._logits(X).argmax(1).cpu().numpy()
-        return self.classes_[best]
-
-    def score(self, X: Matrix, y: Labels) -> float:
-        """Returns the accuracy, from 0 to 1."""
-        return accuracy(self.predict(X), y)
 
     def _logits(self, X: Matrix) -> Tensor:
         x = as_matrix(X, like=self).to(self.coef_)

@@ -16,7 +16,7 @@ from workbench.estimators import Estimator, legible
 from workbench.features import Features
 from workbench.probes import readings
 
-__all__ = ["apart", "draw_shots", "few_shot", "probe_actions"]
+__all__ = ["draw_shots", "few_shot", "probe_actions", "split_sources"]
 
 
 def few_shot(
@@ -107,7 +107,7 @@ def draw_shots(factor: pd.Series, shots: float, *, seed: int = 0) -> np.ndarray:
     return np.sort(np.concatenate(kept))
 
 
-def apart(features: Features, *, held_out: float = 0.3, seed: int = 0) -> tuple[Features, Features]:
+def split_sources(features: Features, *, held_out: float = 0.3, seed: int = 0) -> tuple[Features, Features]:
     """Returns features of several views of each image in two parts, so that no image has views in both.
 
     Arguments:
@@ -141,7 +141,7 @@ def probe_actions(
 ) -> pd.DataFrame:
     """Returns how well each layer tells what was done to a view: R² of numbers, accuracy of what was done or not.
 
-    The probes are fitted on views of some images and asked about views of others (:func:`apart`).
+    The probes are fitted on views of some images and asked about views of others (:func:`split_sources`).
 
     Arguments:
         features: Of recorded views: ``extract(model, images, layers, views=wb.Augment(4, record=True))``.
@@ -169,7 +169,7 @@ def probe_actions(
             "no actions were recorded; take the features of views that tell what was done to them: "
             "extract(model, images, layers, views=wb.Augment(4, record=True))"
         )
-    train, test = apart(features, held_out=held_out, seed=seed)
+    train, test = split_sources(features, held_out=held_out, seed=seed)
     if factor is None:
         vary = [c for c in done if min(train.factors[c].nunique(), test.factors[c].nunique()) > 1]
         names = legible(train.factors[vary], test.factors[vary])

@@ -46,7 +46,7 @@ def dci(
             against .964 of 1,500 rows, 30 trees): to quote a number beside those of the literature, take
             ``"scikit-learn"``, its ``GradientBoostingClassifier`` itself; ``"lasso"``,
             :math:`|w|` of a lasso (penalty .01) of standardised factors on standardised codes, for what is linear.
-        trees: A class; 100 in the literature, and 20 give nearly the same.
+        trees: A class; 100 in the literature.
         test: Share of the rows that informativeness is taken on.
         seed: Of the split.
 

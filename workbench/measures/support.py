@@ -45,6 +45,9 @@ def hausdorff_loss(z: Float[Tensor, "b d"], *, pairs: list[tuple[int, int]] | No
         standardise: Whether codes are divided by their standard deviations over the batch first, so that shrinking them is no
             way out; the paper's code does not.
 
+    Raises:
+        ValueError: If ``z`` is no matrix.
+
     Example:
         >>> hausdorff_loss(torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]), standardise=False)
         tensor(2.)

@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Compare"]
 
-HOME = Path("runs")
 SHOWN = 24  # images to choose from
-NONE = "There are no runs yet; `workbench train --out runs/mine` makes one. Or name two models: timm:resnet18 timm:resnet34."
 FRAME = "outline:3px solid {};outline-offset:1px;"
 
 
@@ -60,14 +58,13 @@ class Compare(pn.viewable.Viewer):
         **params: Any,
     ) -> None:
         super().__init__(**params)
-        given = [given] if isinstance(given, Run | str | Path) else list(given)
-        found, complaints = find_subjects(given or ([HOME] if HOME.is_dir() else []), out=out, images=images)
+        found, complaints = find_subjects(given, out=out, images=images)
         self.state = CompareState(found)
         self._drawn: Any = None
         self._chosen: list[list[Any]] = []
         self._renewing = False
         self._plots: weakref.WeakSet = weakref.WeakSet()
-        self._build(complaints or ([] if found else [NONE]))
+        self._build(complaints)
         self.state.param.watch(lambda *events: self._turn(), list(PAIR + CHOICE))
         self.renew()
 

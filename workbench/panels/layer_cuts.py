@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CutState", "Subject", "find_subjects"]
 
+HOME = Path("runs")
+
 COLUMNS = {
     "probes": {"step", "layer", "factor", "measure", "value", "chance"},
     "answers": {"step", "layer", "factor", "row", "truth", "answer", "off"},
@@ -62,15 +64,20 @@ class Subject:
 
 
 def find_subjects(
-    given: Sequence[Run | str | Path], *, out: str | Path = "runs", images: "Images | Callable[[], Images] | None" = None
+    given: Run | str | Path | Sequence[Run | str | Path],
+    *,
+    out: str | Path = "runs",
+    images: "Images | Callable[[], Images] | None" = None,
 ) -> tuple[dict[str, Subject], list[str]]:
     """Returns what can be looked at, by name, and a sentence for each that cannot.
 
     Arguments:
-        given: Runs, their paths, paths of folders of runs, and names of timm's models (``"timm:resnet50"``).
+        given: A run or several: runs, their paths, paths of folders of runs, and names of timm's models (``"timm:resnet50"``);
+            without any, the runs in ``runs/``.
         out: Folder in which each of timm's models gets a folder of its own.
         images: To probe with, a random half to learn from, the other to be asked about; or what gives them.
     """
+    given = [given] if isinstance(given, Run | str | Path) else list(given) or [HOME] * HOME.is_dir()
     names = [str(g) for g in given if isinstance(g, str) and g.startswith("timm:")]
     paths = [g.path if isinstance(g, Run) else g for g in given if str(g) not in names]
     runs, complaints = find_runs(paths)
@@ -79,6 +86,8 @@ def find_subjects(
     found = {name: Subject(name, run.path, "", give, trusted.get(run.path, ())) for name, run in runs.items()}
     for name in names:
         found[name] = Subject(name, Path(out) / name.replace(":", "-").replace("/", "-"), name, give)
+    if not found and not complaints:
+        complaints = ["There are no runs yet; `workbench train --out runs/mine` makes one. Or name a model: timm:resnet18."]
     return found, complaints
 
 

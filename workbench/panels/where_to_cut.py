@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["WhereToCut"]
 
-HOME = Path("runs")
 SHOWN = 24  # images a side
 
 
@@ -56,10 +55,7 @@ class WhereToCut(pn.viewable.Viewer):
         **params: Any,
     ) -> None:
         super().__init__(**params)
-        given = [given] if isinstance(given, Run | str | Path) else list(given)
-        found, complaints = find_subjects(given or ([HOME] if HOME.is_dir() else []), out=out, images=images)
-        if not found and not complaints:
-            complaints = ["There are no runs yet; `workbench train --out runs/mine` makes one. Or name a model: timm:resnet18."]
+        found, complaints = find_subjects(given, out=out, images=images)
         self.state, self._seen = CutState(found), None
         self._plots: weakref.WeakSet = weakref.WeakSet()
         self._renewing = False

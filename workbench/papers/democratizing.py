@@ -92,7 +92,7 @@ SCALES = {
     # the published examples: ResNet-50, projector 8192-8192-8192, AdamW at 5e-4 for batches of 256, a tenth of 100 epochs to
     # warm up; temperature 0.15; their data is ImageNet
     "gpu": Scale(
-        {"name": "timm:resnet50"},
+        {"name": "timm:resnet50", "resize": True},
         (8192, 8192, 8192),
         50_000,
         2_000,
