@@ -131,7 +131,7 @@ class Scale(NamedTuple):
 
 SCALES = {
     "smoke": Scale({"name": "convnet", "width": 4}, 16, 512, 256, 1, 64, 2e-3, 1, (5, 0.1, math.inf), 1),
-    "cpu": Scale({"name": "convnet", "width": 16}, 64, 8_000, 2_000, 5, 256, 2e-3, 8, (1, 5, 0.01, 0.1, math.inf), 5),
+    "cpu": Scale({"name": "convnet", "width": 16}, 64, 6_000, 2_000, 5, 256, 2e-3, 8, (1, 5, 0.01, 0.1, math.inf), 5),
     "gpu": Scale({"name": "resnet18"}, 128, 50_000, 2_000, 100, 512, 2e-3, 50, (1, 5, 10, 0.01, 0.1, math.inf), 10),
 }
 

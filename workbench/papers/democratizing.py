@@ -83,11 +83,11 @@ SCALES = {
     "cpu": Scale(
         {"name": "convnet", "width": 16},
         (256, 256, 64),
-        10_000,
+        8_000,
         2_000,
         4,
         256,
-        (Recipe(0.2, 2e-3), Recipe(0.5, 2e-3), Recipe(1.0, 2e-3), Recipe(0.5, 6e-3)),
+        (Recipe(0.2, 2e-3), Recipe(0.5, 2e-3), Recipe(1.0, 2e-3)),
     ),
     # the published examples: ResNet-50, projector 8192-8192-8192, AdamW at 5e-4 for batches of 256, a tenth of 100 epochs to
     # warm up; temperature 0.15; their data is ImageNet
