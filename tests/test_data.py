@@ -960,27 +960,6 @@ def test_hugging_face_in_memory():
 # Factors that go together
 
 
-def grid_images(k: int = 20) -> Images:
-    a, b, c = (x.ravel() for x in np.meshgrid(*[np.arange(k)] * 3, indexing="ij"))
-    return Images(torch.zeros(k**3, 1, 1, 1, dtype=torch.uint8), pd.DataFrame({"a": a, "b": 5 + 3.0 * b, "c": c}), "grid")
-
-
-def uniform_correlation(sigma: float, k: int) -> float:
-    """Returns the correlation of the density exp(-(a - b)^2 / (2 sigma^2)) on k x k points of the unit square."""
-    u = np.linspace(0, 1, k)
-    w = np.array([[np.exp(-((x - y) ** 2) / (2 * sigma**2)) for y in u] for x in u])
-    m = (w.sum(1) * u).sum() / w.sum()
-    return (w * np.outer(u - m, u - m)).sum() / (w.sum(1) * (u - m) ** 2).sum()
-
-
-@pytest.mark.parametrize("sigma, stated", [(0.4, 0.40), (0.1, 0.94)])
-def test_correlation_of_uniform_factors(sigma, stated):
-    assert uniform_correlation(sigma, 400) == pytest.approx(stated, abs=0.005)
-    got = correlate(grid_images(), "a", "b", sigma=sigma).factors
-    assert got[["a", "b"]].corr().iloc[0, 1] == pytest.approx(uniform_correlation(sigma, 20), abs=0.03)
-    assert abs(got[["a", "c"]].corr().iloc[0, 1]) < 0.04
-
-
 def test_correlation_weights_are_the_equation():
     factors = pd.DataFrame({"a": [2.0, 4.0, 3.0, 2.5], "b": [10, 30, 20, 30], "name": list("zxyx")})
     ua, ub, un = [0, 1, 0.5, 0.25], [0, 1, 0.5, 1], [1, 0, 0.5, 0]

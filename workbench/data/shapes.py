@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.data.drawing import draw, grid, rgb, whole
+from workbench.data.drawing import grid, rgb, whole
+from workbench.data.gridded import GridRenderer, around, pictured, spread
 from workbench.data.images import Images
 
 __all__ = ["SHAPES", "SpriteRenderer", "sprites"]
@@ -40,7 +40,8 @@ def sprites(
 
     Arguments:
         n: How many different points of the grid, at random; None for the whole grid in order, which by default has
-            5 x 6 x 24 x 16 x 16 x 8 x 8 = 11,796,480 points (36 GB at 32x32): make it coarser first.
+            5 x 6 x 24 x 16 x 16 x 8 x 8 = 11,796,480 points, whose table alone takes 1 GB: make it coarser first. More than
+            256 MiB of pixels are drawn when they are asked for; ``.to("cpu")`` draws and keeps them all.
         size: Side of the images in pixels.
         seed: Which random points.
         shapes: Names of :data:`SHAPES`.
@@ -49,8 +50,8 @@ def sprites(
 
     Factors: ``label``, the number of the shape among ``shapes``, and ``shape``, its name; ``scale``, its diameter in image
     sides (.4 to .64); ``orientation`` in degrees counter-clockwise (0 to 360, periodic); ``x`` and ``y``, its shift to the right
-    and down in image sides (-.18 to .18); ``hue`` and ``background_hue`` (0 to 1, periodic). ``images.renderer.classes`` gives
-    the class of each value.
+    and down in image sides (-.18 to .18); ``hue`` and ``background_hue`` (0 to 1, periodic). :func:`factor_numbers` gives them
+    as whole numbers, which measures of disentanglement want.
 
     Raises:
         ValueError: If the grid has fewer than ``n`` points, a shape is unknown, or a number is too small.
@@ -62,26 +63,18 @@ def sprites(
     whole(n=1 if n is None else n, size=size, seed=seed)
     counts = {"scales": scales, "orientations": orientations, "positions": positions, "hues": hues}
     renderer = SpriteRenderer(size=size, shapes=tuple(shapes), background_hues=background_hues, **counts)
-    lengths = [len(values) for values in renderer.grid.values()]
-    total = math.prod(lengths)
-    if n is not None and not 1 <= n <= total:
-        raise ValueError(f"the grid has {total:,} points, but n is {n:,}; take between 1 and {total:,}, or make the grid finer")
-    points = np.arange(total) if n is None else np.random.default_rng(seed).choice(total, n, replace=False)
-    at = np.unravel_index(points, lengths)
-    factors = pd.DataFrame({name: np.array(values)[i] for (name, values), i in zip(renderer.grid.items(), at, strict=True)})
+    factors = renderer.points(n, seed)
     factors.insert(1, "shape", np.array(renderer.shapes)[factors["label"]])
     recipe = {"is": "workbench.data.shapes:sprites", "n": n, "size": size, "seed": seed, "shapes": list(shapes), **counts}
     recipe["background_hues"] = background_hues
-    return Images(draw(renderer, factors), factors, "sprites", recipe=recipe, renderer=renderer)
+    return Images(pictured(renderer, factors), factors, "sprites", recipe=recipe, renderer=renderer)
 
 
-class SpriteRenderer:
+class SpriteRenderer(GridRenderer):
     """Draws sprites from their factors, a batch in one pass, on the device of the factors; edges are anti-aliased.
 
     The arguments are those of :func:`sprites`. ``grid`` holds the values of each factor; other values may be drawn too.
     """
-
-    nuisances = ("scale", "orientation", "x", "y", "hue", "background_hue")
 
     def __init__(
         self,
@@ -105,33 +98,16 @@ class SpriteRenderer:
                     f"a grid has at least 1 value of each factor and images at least 8x8 pixels; {name} is too small"
                 )
         self.size, self.shapes = size, tuple(shapes)
-        place = np.linspace(-0.18, 0.18, positions) if positions > 1 else np.zeros(1)
+        place = spread(-0.18, 0.18, positions)
         self.grid = {
             "label": tuple(range(len(shapes))),
-            "scale": tuple((np.linspace(0.4, 0.64, scales) if scales > 1 else np.array([0.52])).tolist()),
-            "orientation": tuple((np.arange(orientations) * (360 / orientations)).tolist()),
-            "x": tuple(place.tolist()),
-            "y": tuple(place.tolist()),
-            "hue": tuple((np.arange(hues) / hues).tolist()),
-            "background_hue": tuple((np.arange(background_hues) / background_hues).tolist()),
+            "scale": spread(0.4, 0.64, scales),
+            "orientation": around(360, orientations),
+            "x": place,
+            "y": place,
+            "hue": around(1, hues),
+            "background_hue": around(1, background_hues),
         }
-
-    def sample(
-        self, n: int, *, generator: torch.Generator | None = None, device: str | torch.device = "cpu"
-    ) -> dict[str, Tensor]:
-        """Returns ``n`` draws of every nuisance from its values in the grid, each float (n,)."""
-        drawn = {}
-        for name in self.nuisances:
-            values = torch.tensor(self.grid[name], dtype=torch.float32, device=device)
-            drawn[name] = values[torch.randint(len(values), (n,), generator=generator, device=device)]
-        return drawn
-
-    def classes(self, factors: pd.DataFrame) -> pd.DataFrame:
-        """Returns the class of every factor, its number in the grid from 0, as measures of disentanglement want it."""
-        found = {}
-        for name, values in self.grid.items():
-            found[name] = np.abs(factors[name].to_numpy()[:, None] - np.array(values)).argmin(1)
-        return pd.DataFrame(found)
 
     def __call__(self, factors: Mapping[str, Tensor]) -> Tensor:
         """Returns pixels in [0, 1], float (n, 3, size, size).
@@ -139,10 +115,7 @@ class SpriteRenderer:
         Raises:
             KeyError: If a factor is missing.
         """
-        missing = [name for name in self.grid if name not in factors]
-        if missing:
-            raise KeyError(f"sprites are drawn from {list(self.grid)}, but {missing} are missing")
-        f = {name: factors[name].float()[:, None, None] for name in self.nuisances}  # n 1 1
+        f = self.chosen(factors, "sprites")  # n 1 1
         flat = torch.ones_like(f["hue"])
         sprite = rgb(f["hue"], 0.8 * flat, 0.8 * flat)
         ground = rgb(f["background_hue"], 0.3 * flat, 0.97 * flat)
