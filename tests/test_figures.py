@@ -304,6 +304,10 @@ def test_dots_are_means_and_bars_deviations_in_the_order_of_the_table():
     bars = pd.concat([e.dframe() for e in figure if isinstance(e, hv.Segments)])
     assert {(r.x0, r.x1) for r in bars.itertuples() if r.y0 == r.y1} == {(32 - 8**0.5, 32 + 8**0.5), (20.0, 20.0), (25.0, 25.0)}
     assert {(r.x0, r.x1) for r in bars.itertuples() if r.y0 != r.y1} == {(21.0, 21.0)}
+    low, high = hv.Store.lookup_options("bokeh", setting_dots(DOTS, value="label", lines={"raw pixels": 40.0}), "plot").kwargs[
+        "xlim"
+    ]
+    assert low < 20 and high > 42, "there is room for the words to the right of the last line"
     with pytest.raises(ValueError, match="several values for one knob and setting"):
         setting_dots(DOTS.drop(columns="seed"), value="label")
 

@@ -69,5 +69,15 @@ def setting_dots(
     seeds = int(points["size"].max())
     note = f"dots are means of {seeds} seeds, bars one standard deviation to either side" if seeds > 1 else "one seed"
     looks = {"xlabel": value, "ylabel": "", "yticks": ticks, "ylim": (bottom, top), "note": note}
-    looks |= {"height": round(24 * (top - bottom))} | options
+    looks |= {"height": round(24 * (top - bottom)), "xlim": _range(points, lines or {}, log=options.get("logx", False))} | options
     return theme.frame(hv.Overlay(parts), title=title, legend=by, **looks)
+
+
+def _range(points: pd.DataFrame, lines: Mapping[str, float], *, log: bool) -> tuple[float | None, float | None]:
+    """Holds all bars and lines, and leaves room for the words that stand to the right of the last line."""
+    if log:
+        return None, None
+    low, high = min([points["low"].min(), *lines.values()]), max([points["high"].max(), *lines.values()])
+    span = (high - low) or 1.0
+    ends = [high + 0.04 * span, *(at + (0.02 + 0.016 * len(words)) * span for words, at in lines.items())]
+    return low - 0.04 * span, max(ends)
