@@ -36,6 +36,7 @@ from workbench.figures import (
     spectra_range,
     theme,
     training_curves,
+    verdict_table,
 )
 from workbench.spec import names
 
@@ -54,6 +55,8 @@ CUTS = pd.DataFrame({"layer": ["stage1"] * 2 + ["backbone"] * 2 + ["projector"],
 CUTS = CUTS.assign(measure=["accuracy", "r2"] * 2 + ["accuracy"], value=[0.2, 0.1, 0.6, 0.5, 0.4], chance=[0.1, 0.0] * 2 + [0.1])
 DOTS = pd.DataFrame({"knob": ["views"] * 4 + ["rate"], "setting": ["crop", "crop", "none", "none", "tenfold"]})
 DOTS = DOTS.assign(seed=[0, 1, 0, 1, 0], label=[30.0, 34.0, 20.0, 20.0, 25.0])
+VERDICTS = pd.DataFrame({"code": ["perfect", "perfect", "noise"], "measure": ["mig", "sap", "mig"], "value": [0.4, 0.99, 0.8]})
+VERDICTS = VERDICTS.assign(verdict=["too low", "right", "too high"])
 FIGURES: dict[str, Callable] = {
     "spectra": lambda: spectra(TABLE),
     "training_curves": lambda: training_curves(METRICS),
@@ -66,6 +69,7 @@ FIGURES: dict[str, Callable] = {
     "along_setting": lambda: along_setting(CHOICES, "rankme", by="sweep", band=(6.5, 9)),
     "regret_table": lambda: regret_table(REGRETS),
     "similarity_map": lambda: similarity_map(PAIRS),
+    "verdict_table": lambda: verdict_table(VERDICTS),
     "cut_table": lambda: cut_table(CUTS),
     "cut_curves": lambda: cut_curves(CUTS, factor="label", layer="backbone"),
 }
@@ -229,6 +233,12 @@ def test_spectra_say_what_was_measured_on_how_many():
     assert hv.renderer("bokeh").get_plot(spectra(one, quantity="singular value")).state.yaxis[0].axis_label == "singular value"
     assert note(spectra(TABLE)) == "" and note(training_curves(METRICS)) == ""
     assert note(training_curves(METRICS.assign(n=100, d=7))) == "N = 100, D = 7"
+
+
+def test_a_verdict_table_marks_what_is_wrong_by_more_than_colour():
+    heat, words = verdict_table(VERDICTS).values()
+    assert words.data["printed"].tolist() == ["▼ 0.40", "0.99", "▲ 0.80"]
+    assert [heat.data["verdict"].tolist(), heat.data["said"].tolist()] == [["too low", "right", "too high"], [2, 0, 1]]
 
 
 def test_a_layer_table_says_how_its_numbers_were_taken():
@@ -522,6 +532,7 @@ def test_a_map_of_many_points_is_shaded():
         (lambda: training_curves(METRICS, values=["knn"]), KeyError, "['knn'] are missing"),
         (lambda: training_curves(METRICS.iloc[:0]), ValueError, "without rows"),
         (lambda: layer_table(TABLE), KeyError, "['measure'] are missing"),
+        (lambda: verdict_table(VERDICTS.assign(verdict="wrong")), ValueError, "but got ['wrong']"),
         (lambda: alignment_map(np.ones(3)), ValueError, "needs a matrix"),
         (lambda: image_grid(PIXELS.astype(float)), TypeError, "must be uint8 from 0 to 255, but got float64"),
         (lambda: image_grid(PIXELS[0, 0]), ValueError, "but got (4, 4"),

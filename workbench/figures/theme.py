@@ -32,6 +32,7 @@ RAMPS = {"layer": DEPTH, "rank": Viridis256[8:205], "step": Plasma256[0:200]}
 PALE = tuple(reversed(Blues256[130:]))  # white to a blue on which black numbers can be read
 DEEP = tuple(reversed(Blues256))
 INK, QUIET, GREY, GRID, PAPER = "#1F2933", "#6B7785", "#C4CBD3", "#E4E7EB", "#FFFFFF"
+WRONG = ("#F2B48C", "#9CCBEA")  # pale orange and blue: a number that is too high, too low
 FONT = "Helvetica"
 SIZE = {"title": "17px", "label": "15px", "tick": "13px", "legend": "14px", "note": "11.5px"}
 LOOKS = {  # by class of Bokeh

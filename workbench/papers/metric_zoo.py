@@ -240,11 +240,14 @@ CHANGES: dict[str, tuple[Sequence[float], Callable[[np.ndarray, float, np.random
 """What is done to a perfect code by degrees: how far, and how."""
 
 
-def along(change: str, *, rows: int = 2_000, seeds: Sequence[int] = (0, 1, 2)) -> pd.DataFrame:
+def along(change: str, *, rows: int = 2_000, trees: int = 20, seeds: Sequence[int] = (0, 1, 2)) -> pd.DataFrame:
     """Returns the quick measures while a perfect code is spoilt by degrees.
 
+    Arguments:
+        trees: A class, for DCI.
+
     Returns:
-        Columns named as ``change`` (how far), seed, and as each measure; DCI's are by 20 trees a class.
+        Columns named as ``change`` (how far), seed, and as each measure.
     """
     degrees, spoil = entry(CHANGES, change)
     found = []
@@ -252,7 +255,7 @@ def along(change: str, *, rows: int = 2_000, seeds: Sequence[int] = (0, 1, 2)) -
         known = factors(rows, seed=seed)
         for by in degrees:
             codes = spoil(_scaled(known), by, np.random.default_rng(seed + 1))
-            table = disentanglement(codes, known, measures=(partial(dci, trees=20), *QUICK), seed=seed)
+            table = disentanglement(codes, known, measures=(partial(dci, trees=trees), *QUICK), seed=seed)
             found.append({change: by, "seed": seed} | dict(zip(table["measure"], table["value"], strict=True)))
     return pd.DataFrame(found)
 
