@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from workbench.data.correlation import correlation_weights
 from workbench.measures.factor_tables import factor_correlations, uniform_rows
 from workbench.measures.gaps import mig, minimality_sufficiency, sap
 from workbench.measures.importances import code_disentanglement, dci, factor_completeness
@@ -146,16 +147,14 @@ def factors(n: int, *, seed: int = 0, sigma: float | None = None) -> pd.DataFram
     """Returns ``n`` rows of factors (:data:`VALUES`), uniform and independent of one another.
 
     Arguments:
-        sigma: If given, floor and wall, and object and size, go together: with values scaled to [0, 1], the odds of a
-            combination fall as :math:`e^{-(a - b)^2 / 2 \sigma^2}`.
+        sigma: If given, floor and wall, and object and size, go together as of :func:`workbench.correlate`.
     """
     rng = np.random.default_rng(seed)
     table = pd.DataFrame({name: rng.integers(0, many, n) for name, many in VALUES.items()})
     for a, b in [("floor", "wall"), ("object", "size")] if sigma else []:
-        cells = np.stack(np.meshgrid(np.arange(VALUES[a]), np.arange(VALUES[b]), indexing="ij"), -1).reshape(-1, 2)
-        apart = cells[:, 0] / (VALUES[a] - 1) - cells[:, 1] / (VALUES[b] - 1)
-        odds = np.exp(-(apart**2) / (2 * sigma**2))
-        table[[a, b]] = cells[rng.choice(len(cells), n, p=odds / odds.sum())]
+        cells = pd.MultiIndex.from_product([range(VALUES[a]), range(VALUES[b])], names=[a, b]).to_frame(index=False)
+        odds = correlation_weights(cells, a, b, sigma=sigma)
+        table[[a, b]] = cells.to_numpy()[rng.choice(len(cells), n, p=odds / odds.sum())]
     return table
 
 
