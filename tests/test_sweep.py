@@ -28,7 +28,8 @@ import beside  # a module in the same folder
 
 def tell(out, word):
     with (out / "ran.txt").open("a") as f:
-        f.write(f"{word} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')}\\n")
+        threads, trim = (os.environ.get(name) for name in ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_"))
+        f.write(f"{word} {os.getpid()} {threads} {trim}\\n")
 
 
 def square(out, x, nap=0.0):
@@ -336,7 +337,7 @@ def test_a_sweep_that_was_stopped_goes_on_and_does_nothing_twice(tasks, how):
     assert told("out", "end") == {f"x={x}": 1 for x in range(6)}
     assert told("out", "begin") == {f"x={x}": 1 + (f"x={x}" in halves) for x in range(6)}
     assert pd.read_parquet("out/sweep.parquet")["y"].tolist() == [0, 1, 4, 9, 16, 25]
-    assert {line[2] for lines in told("out").values() for line in lines} == {"1"}
+    assert {(*line[2:],) for lines in told("out").values() for line in lines} == {("1", "None")}
     assert list(Path("out").glob("*/running.json")) == []
 
 

@@ -284,7 +284,8 @@ def _processes(n: int) -> Iterator["Client"]:
     from distributed import Client, LocalCluster
 
     settings = {"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-ttl": None}
-    several = {"n_workers": n, "threads_per_worker": 1, "memory_limit": 0, "env": ONE_THREAD, "preload": [__name__]}
+    settings["distributed.nanny.pre-spawn-environ"] = ONE_THREAD  # Dask's own gives memory back at each step: half the speed
+    several = {"n_workers": n, "threads_per_worker": 1, "memory_limit": 0, "preload": [__name__]}
     quiet = {"dashboard_address": "127.0.0.1:0", "scheduler_kwargs": {"dashboard": False}, "silence_logs": "CRITICAL"}
     with (
         dask.config.set(settings),
