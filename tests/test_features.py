@@ -238,6 +238,26 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(model, images, tmp_p
         wb.extract(tired, images, layers, out=tmp_path / "store", progress=False)
 
 
+def test_programs_that_want_the_same_store_at_once_write_it_once(tmp_path):
+    code = textwrap.dedent(f"""
+        import time, torch, workbench as wb
+        from workbench.storing import FolderStore
+
+        torch.manual_seed(0)
+        model, images, take, times = wb.Encoder(wb.ConvNet(4), wb.Projector([])), wb.sprites(40), FolderStore.take, []
+
+        def slow(self, *batch):
+            time.sleep(0.1)
+            times.append(take(self, *batch))
+
+        FolderStore.take = slow
+        found = wb.extract(model, images, "backbone", batch_size=4, out={str(tmp_path / "store")!r}, progress=False)
+        print(len(times), len(found["backbone"]))
+    """)
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert sorted(process.communicate(timeout=120)[0] for process in both) == ["0 40\n", "10 40\n"]
+
+
 def test_views_give_rows_grouped_by_source(model, images, tmp_path):
     class Brighter:
         def __call__(self, pixels, index):

@@ -193,42 +193,45 @@ def extract(
     names = _check(model, images, layers, batch_size, tokens, out)
     settings = {"layers": names, "tokens": tokens, "views": None if views is None else describe(views), "seed": seed}
     store = FolderStore(Path(out), _source(model, images) | settings) if out is not None else MemoryStore()
-    if isinstance(store, FolderStore) and store.done():
+    if store.done():
         return Features.load(store.folder)
-    blocks = -(-len(images) // BLOCK)
-    first, last = (min(-(-blocks * r // world()) * BLOCK, len(images)) for r in (rank(), rank() + 1))  # a share is whole blocks
-    start, copies = store.start(first)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    bar = tqdm(
-        total=last - first, initial=start - first, unit="img", desc="features", disable=not progress or rank() > 0, leave=False
-    )
-    try:
-        forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        with torch.no_grad(), forked, bar, Listening(model, names, tokens) as hear:
-            for index, shown, did in _batches(images, start, last, batch_size, views, seed, device):
-                copies = len(shown)
-                parts = [hear(image) for image in shown]
-                held = {k: torch.stack([p[k] for p in parts], 1).flatten(0, 1) for k in names}  # (B * V, D)
-                _check_finite(held, index)
-                if did is not None:
-                    held[ACTIONS] = did.flatten(0, 1)  # (B * V, A)
-                store.take(int(index[0]), len(images), copies, held)
-                bar.update(len(index))
-    finally:
-        store.close()
-    factors = images.factors
-    if views is not None:
-        factors = factors.loc[factors.index.repeat(copies)].reset_index(drop=True)
-        factors["source"] = np.repeat(np.arange(len(images)), copies)
-        factors["view"] = np.tile(np.arange(copies), len(images))
-        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            kinds = _kinds(_drawn(images, 0, views, seed, device).actions)
-        for (name, kind), column in zip(kinds.items(), store.taken(ACTIONS).T if kinds else (), strict=True):
-            factors[f"action.{name}"] = column.astype(kind)
-    if isinstance(store, MemoryStore):
-        return Features(store.layers(), factors)
-    store.finish(factors, besides=[ACTIONS] if any(str(c).startswith("action.") for c in factors) else [])
-    return Features.load(store.folder)
+    with store.alone():
+        if store.done():
+            return Features.load(store.folder)
+        blocks = -(-len(images) // BLOCK)
+        shares = (rank(), rank() + 1)  # of whole blocks
+        first, last = (min(-(-blocks * r // world()) * BLOCK, len(images)) for r in shares)
+        start, copies = store.start(first)
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        shown_as = {"unit": "img", "desc": "features", "disable": not progress or rank() > 0, "leave": False}
+        bar = tqdm(total=last - first, initial=start - first, **shown_as)
+        try:
+            forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+            with torch.no_grad(), forked, bar, Listening(model, names, tokens) as hear:
+                for index, shown, did in _batches(images, start, last, batch_size, views, seed, device):
+                    copies = len(shown)
+                    parts = [hear(image) for image in shown]
+                    held = {k: torch.stack([p[k] for p in parts], 1).flatten(0, 1) for k in names}  # (B * V, D)
+                    _check_finite(held, index)
+                    if did is not None:
+                        held[ACTIONS] = did.flatten(0, 1)  # (B * V, A)
+                    store.take(int(index[0]), len(images), copies, held)
+                    bar.update(len(index))
+        finally:
+            store.close()
+        factors = images.factors
+        if views is not None:
+            factors = factors.loc[factors.index.repeat(copies)].reset_index(drop=True)
+            factors["source"] = np.repeat(np.arange(len(images)), copies)
+            factors["view"] = np.tile(np.arange(copies), len(images))
+            with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                kinds = _kinds(_drawn(images, 0, views, seed, device).actions)
+            for (name, kind), column in zip(kinds.items(), store.taken(ACTIONS).T if kinds else (), strict=True):
+                factors[f"action.{name}"] = column.astype(kind)
+        if isinstance(store, MemoryStore):
+            return Features(store.layers(), factors)
+        store.finish(factors, besides=[ACTIONS] if any(str(c).startswith("action.") for c in factors) else [])
+        return Features.load(store.folder)
 
 
 def digest(thing: nn.Module | Images) -> str:

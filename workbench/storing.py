@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,14 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.parts: dict[str, list[Tensor]] = {}
+
+    def alone(self) -> contextlib.AbstractContextManager:
+        """Waits for nobody."""
+        return contextlib.nullcontext()
+
+    def done(self) -> bool:
+        """Returns False: nothing is there before it is taken."""
+        return False
 
     def start(self, first: int) -> tuple[int, int]:
         """Returns the image to begin with and the views an image has so far."""
@@ -56,6 +64,16 @@ class FolderStore:
         self.folder, self.key, self.part = folder, key, folder.with_name(folder.name + ".part")
         self.mark = self.part / f"done-{rank()}-of-{world()}.json"
         self.files: dict[str, tuple[int, int]] = {}
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """While entered, other programs that want to write the same store wait; then they find it finished."""
+        from filelock import FileLock
+
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder.with_name(f".{self.folder.name}.lock")) if rank() == 0 else contextlib.nullcontext():
+            wait()
+            yield
 
     def done(self) -> bool:
         """Returns whether it is finished.
