@@ -20,9 +20,11 @@ from workbench.core import Views
 from workbench.data.images import Images
 from workbench.distributed import from_first, gather, mean_over_processes, rank, world
 from workbench.features import Features, extract
+from workbench.models.autoencoder import Autoencoder
 from workbench.models.encoder import Encoder
 from workbench.models.tokens import TokenViT
 from workbench.objectives.base import Objective
+from workbench.objectives.hfs import HFS
 from workbench.objectives.masking import Masked
 from workbench.objectives.simclr import SimCLR
 from workbench.spec import available
@@ -35,7 +37,14 @@ class OneNegative(SimCLR):
         super().__init__(drawn=1)
 
 
-OBJECTIVES = available(workbench.objectives, Objective) | {"OneNegative": OneNegative}
+class FewRows(HFS):
+    """Of a batch's first codes, which processes must choose alike."""
+
+    def __init__(self):
+        super().__init__(rows=6, pairs=3)
+
+
+OBJECTIVES = available(workbench.objectives, Objective) | {"OneNegative": OneNegative, "FewRows": FewRows}
 B, SHAPE, STEPS = 12, (3, 4, 4), 3
 
 
@@ -48,7 +57,12 @@ class System(nn.Module):
         backbone = nn.Sequential(nn.Flatten(), nn.Linear(48, 24), nn.Tanh(), nn.Linear(24, 16))
         if issubclass(kind, Masked):
             backbone = TokenViT(4, 1, 16, 2, 2)
-        self.model = Encoder(backbone, nn.Linear(16, 10)).double()
+        backbone.out = 16
+        if kind.code:
+            drawing = nn.Sequential(nn.Linear(5, 48), nn.Unflatten(1, SHAPE))
+            self.model = Autoencoder(backbone, drawing, 5, code=kind.code).double()
+        else:
+            self.model = Encoder(backbone, nn.Linear(16, 10)).double()
         self.objective = kind()
         self.objective.read(pd.DataFrame({"label": [i % 3 for i in range(B)]}))
         self.objective.begin(self.model, self.model(torch.zeros(2, *SHAPE).double()))

@@ -510,7 +510,8 @@ def test_rebuilding_reads_no_weights(tmp_path, monkeypatch):
 
 
 def test_backbones_are_found_and_built():
-    assert backbones() == ["convnet", "convnet-residual", "resnet18", "vit-tiny", "vit-small", "vit-base"]
+    vits = ["vit-tiny", "vit-small", "vit-base"]
+    assert backbones() == ["convnet", "convnet-residual", "resnet18", *vits, "locatello", "locatello-small"]
     for name in backbones():
         assert backbone(name, channels=1)(torch.rand(2, 1, 32, 32)).shape[0] == 2
     found = backbones("*vit_small_patch16_224*")

@@ -15,10 +15,23 @@ import torch.nn.functional as F
 
 import workbench.objectives
 from workbench.core import Embedding, Views
+from workbench.models.autoencoder import Autoencoder
 from workbench.models.encoder import Encoder
 from workbench.models.pretrained import Timm
 from workbench.models.tokens import TokenViT
-from workbench.objectives import barlow, byol, directclr, masking, mocov3, sigreg, simclr, simsiam, supervised, vicreg
+from workbench.objectives import (
+    barlow,
+    byol,
+    directclr,
+    masking,
+    mocov3,
+    sigreg,
+    simclr,
+    simsiam,
+    supervised,
+    variational,
+    vicreg,
+)
 from workbench.objectives.base import Objective, embed, embed_together, off_diagonal, sample_embedding
 from workbench.objectives.masking import Masked
 from workbench.spec import available, build, describe
@@ -43,8 +56,19 @@ def tokens(dtype=torch.float32):
     return Encoder(TokenViT(4, 1, 8, 2, 2), nn.Linear(8, 10)).to(dtype)
 
 
+def drawing(dtype=torch.float32, code="gaussian"):
+    """An autoencoder of images of 4 pixels."""
+    torch.manual_seed(1)
+    backbone = nn.Sequential(nn.Flatten(), nn.Linear(48, 24), nn.Tanh(), nn.Linear(24, WIDTH))
+    backbone.out = WIDTH
+    decoder = nn.Sequential(nn.Linear(5, 24), nn.Tanh(), nn.Linear(24, 48), nn.Unflatten(1, SHAPE))
+    return Autoencoder(backbone, decoder, 5, code=code).to(dtype)
+
+
 def fitting(kind, dtype=torch.float32):
     """A model that the objective can train."""
+    if kind.code:
+        return drawing(dtype, kind.code)
     return tokens(dtype) if issubclass(kind, Masked) else small(dtype)
 
 
@@ -124,10 +148,12 @@ def test_the_order_of_a_batch_does_not_matter(kind, monkeypatch):
     views = seen_by(kind, dtype=torch.float64)
     order = torch.randperm(B, generator=torch.Generator().manual_seed(5))
     shuffled = Views([x[order] for x in views.images], views.index[order])
-    noise = torch.rand(B, 16)
+    noise, normal = torch.rand(B, 16), torch.randn(B, 5)
     monkeypatch.setattr(masking, "noise", lambda x, n: noise)
+    monkeypatch.setattr(variational, "noise", lambda mean: normal)
     expected = step(objective, model, views)
     monkeypatch.setattr(masking, "noise", lambda x, n: noise[order])
+    monkeypatch.setattr(variational, "noise", lambda mean: normal[order])
     torch.testing.assert_close(step(objective, model, shuffled), expected, rtol=1e-10, atol=1e-12)
 
 
@@ -225,7 +251,7 @@ def test_gradient_is_the_finite_difference(name):
 @every
 def test_one_view_is_too_few_except_for_labels(kind):
     objective = ready(kind, fitting(kind))
-    if kind.__name__ == "Supervised" or issubclass(kind, Masked):
+    if kind.__name__ == "Supervised" or kind.takes == 1:
         assert step(objective, fitting(kind), views_of(1))["loss"].isfinite()
         return
     with pytest.raises(
@@ -241,8 +267,8 @@ def test_three_views_are_not_cut_to_two(kind):
         assert step(objective, fitting(kind), views_of(3))["loss"].isfinite()
         return
     wanted = r"compares two views of each image, but got 3; use a view maker with n=2"
-    if issubclass(kind, Masked):
-        wanted = rf"{kind.__name__} sees one view of each image, but got 3; use a view maker with n=1"
+    if kind.takes == 1:
+        wanted = r"\w+ sees one view of each image, but got 3; use a view maker with n=1"
     with pytest.raises(ValueError, match=wanted):
         step(objective, fitting(kind), views_of(3))
 
@@ -250,7 +276,7 @@ def test_three_views_are_not_cut_to_two(kind):
 @every
 def test_one_image_is_too_few_except_for_labels(kind):
     objective = ready(kind, fitting(kind))
-    if kind.__name__ == "Supervised" or issubclass(kind, Masked):
+    if kind.__name__ == "Supervised" or kind.takes == 1:
         assert step(objective, fitting(kind), seen_by(kind, b=1))["loss"].isfinite()
         return
     with pytest.raises(ValueError, match=rf"{kind.__name__} needs at least 2 images in a batch, but got 1; raise batch_size"):
@@ -271,6 +297,8 @@ def test_a_model_that_returns_a_tensor_is_refused(kind):
     wanted = r"must return Embedding\(h, z\), but Flatten returned a Tensor; wrap"
     if issubclass(kind, Masked):
         wanted = rf"{kind.__name__} hides patches from a backbone of tokens, but got a Flatten; use build_encoder\('vit-tiny'"
+    elif kind.code:
+        wanted = rf"draws images again from a {kind.code} code, but got a Flatten; use build_autoencoder"
     with pytest.raises(TypeError, match=wanted):
         step(objective, nn.Flatten(), seen_by(kind))
 

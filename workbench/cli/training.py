@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.cli.typed import (
     PARTS,
+    UsageError,
     accept,
     call,
     choose,
     data_option,
     given_images,
-    objectives,
     read_images,
+    read_objective,
     read_settings,
     run_option,
     view_makers,
 )
 
 if TYPE_CHECKING:
+    from workbench.models.encoder import Encoder
     from workbench.objectives.base import Objective
     from workbench.run import Run
     from workbench.train import Trainer
@@ -27,9 +29,9 @@ if TYPE_CHECKING:
 FIT = ("log_every", "snapshots", "checkpoint_seconds")
 CHOSEN = {
     "data": ("garments", "a data set (`workbench data`) or the path of a folder of images"),
-    "objective": ("simclr", "`workbench objectives` lists them"),
-    "backbone": ("convnet", "`workbench backbones` lists them"),
-    "projector": ("128-128", "widths after the representation, or none"),
+    "objective": ("simclr", "`workbench objectives` lists them; with +hfs behind, HFS of its codes is added"),
+    "backbone": (None, "`workbench backbones` lists them; convnet, or locatello-small where images are drawn again"),
+    "projector": (None, "widths after the representation, or none; 128-128. Of an autoencoder: the dimensions of its code; 10"),
     "views": ("augment", "`workbench views` lists what makes them"),
 }
 """What a run is made of: the default, and what else can be chosen."""
@@ -49,8 +51,6 @@ def trained(args: argparse.Namespace) -> "Run":
     """Returns the run that the options say."""
     import torch
 
-    from workbench.models.building import build_encoder
-
     given, settings = vars(args), read_settings(args.set)
     trainer, objective, maker = parts(args)
     images = read_images(args.data, settings["data"])
@@ -58,10 +58,21 @@ def trained(args: argparse.Namespace) -> "Run":
     views = call(maker, "views", settings["views"], given={"images": images} | one)
     channels, size = views(images.at([0]), torch.tensor([0])).images[0].shape[1:3]
     torch.manual_seed(trainer.seed)  # the same command starts from the same weights
-    model = build_encoder(args.backbone, args.projector, channels=channels, image_size=size, **settings["backbone"])
+    model = _model(args, objective, channels=channels, image_size=size, **settings["backbone"])
     record = {k: v for k, v in given.items() if k in FIT}
     record |= {"out": args.out, "resume": args.resume, "minutes": args.minutes, "progress": not args.no_progress}
     return trainer.fit(model, objective, images, views, **record)
+
+
+def _model(args: argparse.Namespace, objective: "Objective", **settings: Any) -> "Encoder":
+    from workbench.models.building import build_autoencoder, build_encoder
+
+    if objective.code is None:
+        return build_encoder(args.backbone or "convnet", args.projector or "128-128", **settings)
+    if not (args.projector or "10").isdecimal():
+        raise UsageError(f"of an autoencoder --projector is the dimensions of its code, such as 10, but got {args.projector!r}")
+    latents = int(args.projector or 10)
+    return build_autoencoder(args.backbone or "locatello-small", latents, code=objective.code, **settings)
 
 
 def parts(args: argparse.Namespace) -> "tuple[Trainer, Objective, Callable]":
@@ -73,9 +84,9 @@ def parts(args: argparse.Namespace) -> "tuple[Trainer, Objective, Callable]":
     """
     from workbench.train import Trainer
 
-    settings, known, makers = read_settings(args.set), objectives(), view_makers()
+    settings, makers = read_settings(args.set), view_makers()
     trainer = Trainer(**{k: v for k, v in vars(args).items() if k in Trainer.__dataclass_fields__})
-    objective = call(known[choose("objective", args.objective, known)], "objective", settings["objective"])
+    objective = read_objective(args.objective, settings["objective"])
     maker = makers[choose("view maker", args.views, makers)]
     accept(maker, "views", settings["views"])
     return trainer, objective, maker
@@ -100,7 +111,8 @@ def setting_options(parser: argparse.ArgumentParser) -> list[str]:
 
     group = parser.add_argument_group("parts")
     for name, (default, about) in CHOSEN.items():
-        group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=f"{about}; default {default}")
+        said = about if default is None else f"{about}; default {default}"
+        group.add_argument(f"--{name}", default=argparse.SUPPRESS, help=said)
     for title, thing, names in (("trainer", Trainer, Trainer.__dataclass_fields__), ("record", Trainer.fit, FIT)):
         group, meaning = parser.add_argument_group(title), meanings(thing)
         for name in names:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workbench.data.images import Images
+    from workbench.objectives.base import Objective
     from workbench.run import Run
 
 PARTS = ("data", "views", "backbone", "objective")
@@ -116,6 +117,19 @@ def objectives() -> dict[str, type]:
     from workbench.spec import available
 
     return available(workbench.objectives, Objective)
+
+
+def read_objective(name: str, settings: Mapping[str, Any]) -> "Objective":
+    """Returns an objective by its name; what is called ``NAME+hfs`` is HFS of NAME, and takes the settings of both."""
+    known = objectives()
+    name, plus, term = name.partition("+")
+    kind = known[choose("objective", name, known)]
+    if not plus:
+        return call(kind, "objective", settings)
+    added = known[choose("term", term, ["HFS"])]
+    takes = inspect.signature(added).parameters
+    own, its = ({k: v for k, v in settings.items() if (k in takes) == mine} for mine in (True, False))
+    return added(call(kind, "objective", its), **own)
 
 
 def view_makers() -> dict[str, type]:

@@ -2,24 +2,27 @@
 
 import fnmatch
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn as nn
 
+from workbench.models.autoencoder import Autoencoder
 from workbench.models.convnet import ConvNet
 from workbench.models.encoder import Encoder, Projector
+from workbench.models.locatello import Locatello, LocatelloDecoder
 from workbench.models.pretrained import Timm
 from workbench.models.resnet import ResNet18
 from workbench.models.tokens import TokenViT
 
-__all__ = ["backbone", "backbones", "build_encoder"]
+__all__ = ["backbone", "backbones", "build_autoencoder", "build_encoder"]
 
 VITS = {  # width, depth, heads: the first trains on a laptop, the others are those of DeiT and timm
     "vit-tiny": (96, 4, 3),
     "vit-small": (384, 12, 6),
     "vit-base": (768, 12, 12),
 }
-OWN = ("convnet", "convnet-residual", "resnet18", *VITS)
+LOCATELLO = {"locatello": {"width": 32, "hidden": 256}, "locatello-small": {"width": 16, "hidden": 128}}
+OWN = ("convnet", "convnet-residual", "resnet18", *VITS, *LOCATELLO)
 
 
 def backbones(pattern: str | None = None) -> list[str]:
@@ -27,7 +30,7 @@ def backbones(pattern: str | None = None) -> list[str]:
 
     Example:
         >>> backbones()
-        ['convnet', 'convnet-residual', 'resnet18', 'vit-tiny', 'vit-small', 'vit-base']
+        ['convnet', 'convnet-residual', 'resnet18', 'vit-tiny', 'vit-small', 'vit-base', 'locatello', 'locatello-small']
         >>> "timm:vit_small_patch16_224.dino" in backbones("*vit_small*")
         True
     """
@@ -45,7 +48,8 @@ def backbone(name: str, *, channels: int = 3, image_size: int | None = None, **s
 
     Arguments:
         name: ``"convnet"``, ``"convnet-residual"`` (its last block is residual, of the same width), ``"resnet18"``,
-            ``"vit-tiny"`` (4 blocks of width 96, for a processor), ``"vit-small"``, ``"vit-base"`` (:class:`TokenViT`), or any of
+            ``"vit-tiny"`` (4 blocks of width 96, for a processor), ``"vit-small"``, ``"vit-base"`` (:class:`TokenViT`),
+            ``"locatello"`` and, for a processor, ``"locatello-small"`` (:class:`Locatello`, of images of one size), or any of
             timm with ``timm:`` in front. A tag there means the published weights: ``"timm:resnet50"`` starts at random,
             ``"timm:resnet50.a1_in1k"`` is downloaded, unless ``checkpoint=`` names a file.
         channels: Of the images.
@@ -69,6 +73,8 @@ def backbone(name: str, *, channels: int = 3, image_size: int | None = None, **s
         size = settings.get("image_size") or image_size or 32
         shape = {"image_size": size, "patch": 4 if size <= 48 else 8 if size <= 96 else 16}
         return TokenViT(**shape | {"width": width, "depth": depth, "heads": heads, "channels": channels} | settings)
+    if name in LOCATELLO:
+        return Locatello(**{"size": image_size or 32, "channels": channels} | LOCATELLO[name] | settings)
     if not name.startswith("timm:"):
         raise ValueError(f"there is no backbone {name!r}; there are {', '.join(OWN)}, and timm's, as 'timm:{name}'")
     own_size = {} if settings.get("resize") else {"image_size": image_size}
@@ -114,6 +120,42 @@ def build_encoder(
     body = backbone(name, channels=3 if learned and channels == 1 else channels, image_size=image_size, **settings)
     own_mean, own_std = (body.mean, body.std) if learned else ((0.5,), (0.25,))
     return Encoder(body, Projector([body.out, *_widths(projector)]), mean=mean or own_mean, std=std or own_std, frozen=frozen)
+
+
+def build_autoencoder(
+    name: str = "locatello-small",
+    latents: int = 10,
+    *,
+    code: Literal["gaussian", "quantised"] = "gaussian",
+    levels: int = 10,
+    channels: int = 3,
+    image_size: int | None = None,
+    mean: Sequence[float] = (0.5,),
+    std: Sequence[float] = (0.25,),
+    **settings: Any,
+) -> Autoencoder:
+    """Returns an autoencoder: any backbone, a code, and Locatello et al.'s decoder of the same images.
+
+    Arguments:
+        name: Of the backbone, see :func:`backbone`; the decoder is the mirror of ``"locatello"`` and ``"locatello-small"``,
+            and that of ``"locatello"`` for other backbones.
+        latents: Dimensions of the code.
+        code: ``"gaussian"`` for variational autoencoders, or ``"quantised"``.
+        levels: Values of each dimension of a quantised code.
+        channels: Of the images.
+        image_size: In pixels; 32 where none is given.
+        mean, std: Of the pixels that the encoder sees.
+        settings: Arguments of the backbone's class; ``width`` and ``hidden`` of :class:`Locatello` are the decoder's, too.
+
+    Example:
+        >>> build_autoencoder("locatello", image_size=64).decoder.hidden
+        256
+    """
+    size = image_size or 32
+    body = backbone(name, channels=channels, image_size=size, **settings)
+    shape = {k: getattr(body, k) for k in ("width", "hidden")} if isinstance(body, Locatello) else LOCATELLO["locatello"]
+    decoder = LocatelloDecoder(latents, size, channels=channels, **shape)
+    return Autoencoder(body, decoder, latents, code=code, levels=levels, mean=mean, std=std)
 
 
 def _widths(projector: Sequence[int] | str | None) -> list[int]:

@@ -40,6 +40,7 @@ class Objective(nn.Module, abc.ABC):
     """
 
     takes: int = 2  # views of an image; who makes the views from a name asks the maker for so many
+    code: str | None = None  # of the autoencoder that it trains, "gaussian" or "quantised"; None where any encoder does
     undecayed: tuple[str, ...] = ()  # names of its parts whose learning rate stays at its height after the warm-up
 
     def read(self, factors: Any) -> None:

@@ -106,7 +106,7 @@ def train(lesson: Lesson, *, measured: int = 1024, every: int = 10) -> Iterator[
     import workbench.objectives
     from workbench.features import extract
     from workbench.measures.spectral import rankme, spectrum
-    from workbench.models.building import build_encoder
+    from workbench.models.building import build_autoencoder, build_encoder
     from workbench.spec import find
     from workbench.train import Trainer
     from workbench.views.augment import Augment
@@ -115,12 +115,15 @@ def train(lesson: Lesson, *, measured: int = 1024, every: int = 10) -> Iterator[
     _, channels, size, _ = kept.pixels.shape
     with TURN:
         torch.manual_seed(0)
-        model = build_encoder(lesson.backbone, PROJECTORS[lesson.projector], channels=channels, image_size=size)
         objective = find(workbench.objectives.__name__, lesson.objective)()
+        if objective.code is None:
+            model = build_encoder(lesson.backbone, PROJECTORS[lesson.projector], channels=channels, image_size=size)
+        else:
+            model = build_autoencoder(lesson.backbone, code=objective.code, channels=channels, image_size=size)
         trainer = Trainer(epochs=lesson.epochs, batch_size=min(lesson.batch_size, len(kept)), lr=lesson.lr)
         training = trainer.steps(model, objective, kept, Augment(objective.takes))
     lesson.total = training.total
-    layers = ["backbone", "projector"] if PROJECTORS[lesson.projector] else ["backbone"]
+    layers = ["backbone", "projector"] if objective.code or PROJECTORS[lesson.projector] else ["backbone"]
 
     def look(step: int, terms: dict[str, float], lr: float, rate: float) -> Seen:
         with TURN:
