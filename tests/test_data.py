@@ -35,13 +35,14 @@ from workbench.data import (
     from_arrays,
     garments,
     huggingface,
+    scenes,
     sprites,
     subset,
 )
 from workbench.data.drawing import rgb
 from workbench.spec import available, build, describe
 
-SMALL = {name: {"n": 40} for name in ("garments", "posed_garments", "sprites")}
+SMALL = {name: {"n": 40} for name in ("garments", "posed_garments", "scenes", "sprites")}
 
 
 def ready() -> dict:
@@ -255,9 +256,9 @@ def test_rgb_agrees_with_the_standard_library():
     torch.testing.assert_close(rgb(values[:, 0] + 1, *values.unbind(1)[1:]), expected)
 
 
-@pytest.mark.parametrize("make", [lambda: garments(60, seed=5), lambda: sprites(60, seed=5)], ids=["garments", "sprites"])
+@pytest.mark.parametrize("make", [garments, scenes, sprites])
 def test_a_renderer_draws_the_images_from_their_factors(make):
-    images = make()
+    images = make(60, seed=5)
     renderer, factors = images.renderer, images.factors
     assert torch.equal(draw(renderer, factors), images.pixels)
     columns = {c: torch.tensor(factors[c].to_numpy()) for c in factors.select_dtypes("number")}

@@ -1,7 +1,9 @@
 """Grids of factors, what goes together in them, and the published sets of them, read from small files in their formats."""
 
+import colorsys
 import dataclasses
 import json
+import time
 import warnings
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 import workbench as wb
-from workbench.data import gridded
+from workbench.data import gridded, stage
 from workbench.data.gridded import Undrawn
 from workbench.spec import build, describe
 
@@ -94,6 +96,153 @@ def test_correlated_draws_train_without_a_warning(monkeypatch, tmp_path):
             run = trainer.fit(model, wb.SimCLR(), images, wb.Augment(size=8), out=tmp_path / str(at_once), progress=False)
             again = run.images()
         assert torch.equal(again.to("cpu").pixels, images.to("cpu").pixels) and again.factors.equals(images.factors)
+
+
+# Scenes
+
+
+def inside(name, point, size, turn):
+    """Whether points (n, 3) lie in a solid, by what each solid is, in float64."""
+    x, y, z = (point / size).T
+    if name in ("cube", "pyramid"):
+        x, z = x * np.cos(turn) - z * np.sin(turn), x * np.sin(turn) + z * np.cos(turn)
+    if name == "cube":
+        return (np.maximum(abs(x), abs(z)) < 0.75) & (y > 0) & (y < 1.5)
+    if name == "pyramid":
+        return (np.maximum(abs(x), abs(z)) < 0.9 * (1 - y / 1.9)) & (y > 0) & (y < 1.9)
+    if name == "sphere":
+        return x**2 + (y - 1) ** 2 + z**2 < 1
+    radius = 0.75 if name == "cylinder" else 1 - y / 2
+    return (np.hypot(x, z) < radius) & (y > 0) & (y < (1.7 if name == "cylinder" else 2))
+
+
+@pytest.mark.parametrize("name", list(wb.SOLIDS))
+def test_rays_are_in_a_solid_from_where_they_enter_to_where_they_leave(name):
+    rng = np.random.default_rng(0)
+    start = rng.uniform([-3, 1.2, -6], [3, 3, -4], (200, 3))
+    ray = rng.uniform([-0.6, 0.2, -0.6], [0.6, 1.2, 0.6], (200, 3)) - start
+    ray /= np.linalg.norm(ray, axis=1, keepdims=True)
+    size, turn = rng.uniform(0.6, 1.1, 200), rng.uniform(-0.5, 0.5, 200)
+    column = [torch.tensor(v, dtype=torch.float64) for v in (*np.repeat([wb.SOLIDS[name][1:]], 200, 0).T, size, turn)]
+    solid = stage.Standing(wb.SOLIDS[name].section, *column)
+    enter, leave = (v.numpy() * size for v in solid.crossing(torch.tensor(start.T), torch.tensor(ray.T)))
+    t = np.linspace(0, 10, 4001)
+    found = np.array([inside(name, o + t[:, None] * d, s, a) for o, d, s, a in zip(start, ray, size, turn, strict=True)])
+    assert 0.3 < found.any(1).mean() < 1
+    for one, a, b in zip(found, enter, leave, strict=True):
+        assert one.sum() * 0.0025 == pytest.approx(max(b - a, 0), abs=0.006)
+        if one.sum() > 3:
+            assert t[one].min() == pytest.approx(a, abs=0.006) and t[one].max() == pytest.approx(b, abs=0.006)
+    at = start + enter[:, None] * ray
+    normal = torch.stack(solid.normal(torch.tensor(at.T))).numpy().T
+    for one, p, n, s, a in zip(found.any(1) & (leave - enter > 0.2), at, normal, size, turn, strict=True):
+        if one:  # a step against the normal is inside, one along it outside, and it looks to where the ray comes from
+            assert np.linalg.norm(n) == pytest.approx(1)
+            assert inside(name, (p - 0.01 * n)[None], s, a)[0] and not inside(name, (p + 0.01 * n)[None], s, a)[0]
+
+
+def row(**factors):
+    plain = {"label": 2, "size": 0.9, "hue": 0.0, "floor_hue": 0.25, "wall_hue": 0.5, "orientation": 0.0, "light": 0.0}
+    return pd.DataFrame([plain | factors])
+
+
+def scene(**factors):
+    return wb.draw(wb.SceneRenderer(size=64), row(**factors))[0].float()
+
+
+def hue_of(pixel):
+    return colorsys.rgb_to_hsv(*(pixel / 255).tolist())[0]
+
+
+@pytest.mark.parametrize("factor, at", [("hue", (36, 32)), ("floor_hue", (60, 5)), ("wall_hue", (3, 5))])
+@pytest.mark.parametrize("value", [0.125, 0.375, 0.75])
+def test_each_hue_is_that_of_its_surface(factor, at, value):
+    before, after = scene(), scene(**{factor: value})
+    assert hue_of(after[:, at[0], at[1]]) == pytest.approx(value, abs=0.02)
+    elsewhere = [p for p in ((36, 32), (60, 5), (3, 5)) if p != at]
+    assert all(torch.equal(before[:, r, c], after[:, r, c]) for r, c in elsewhere)
+
+
+def solid_of(**factors):
+    """Returns where the solid is: where its hue changes the picture."""
+    return (scene(**factors) - scene(**factors, hue=0.5)).abs().sum(0) > 120
+
+
+@pytest.mark.parametrize("label", range(5))
+def test_a_solid_grows_with_its_size_and_stays_in_the_picture(label):
+    areas = [solid_of(label=label, size=size) for size in (0.65, 0.8, 1.1)]
+    assert areas[0].sum() < 0.8 * areas[1].sum() < 0.6 * areas[2].sum()
+    assert not areas[2][0].any() and not areas[2][-1].any() and not areas[2][:, 0].any() and not areas[2][:, -1].any()
+
+
+def test_light_from_the_right_lights_the_right_and_throws_the_shadow_to_the_left():
+    for label in (1, 2, 3):
+        solid = solid_of(label=label)
+        right, left = scene(label=label, light=60.0), scene(label=label, light=-60.0)
+        torch.testing.assert_close(right, left.flip(2), atol=3, rtol=0)  # the room is symmetric, so is the light
+        bright = (
+            (right.sum(0) * solid)[:, 32:].sum() / solid[:, 32:].sum(),
+            (right.sum(0) * solid)[:, :32].sum() / solid[:, :32].sum(),
+        )
+        assert bright[0] > 1.3 * bright[1]
+        floor = torch.zeros_like(solid)
+        floor[44:] = True
+        beside = floor & ~solid
+        assert (right.sum(0) * beside)[:, :26].max() > 0 and (right.sum(0)[44:56, 4:20]).min() < 0.9 * right.sum(0)[
+            44:56, 44:60
+        ].min()
+
+
+def test_the_corner_of_the_room_moves_with_the_orientation():
+    def corner(orientation):
+        walls = scene(orientation=orientation, light=50.0, label=2, size=0.65)[:, 4].sum(0)
+        return int((walls[1:] - walls[:-1]).abs().argmax())
+
+    at = [corner(orientation) for orientation in (-20.0, -10.0, 0.0, 10.0, 20.0)]
+    assert (np.diff(at) > 3).all() or (np.diff(at) < -3).all()
+    assert at[2] == pytest.approx(31.5, abs=1)
+
+
+def test_scenes_fill_their_grid_with_pictures_all_of_which_differ():
+    images = wb.scenes(None, size=32, sizes=3, hues=2, floor_hues=2, wall_hues=2, orientations=2, lights=3)
+    assert len(images) == 5 * 3 * 2 * 2 * 2 * 2 * 3 and not images.factors.duplicated().any()
+    apart = torch.cdist(images.pixels.flatten(1).float(), images.pixels.flatten(1).float()) + 1e6 * torch.eye(len(images))
+    assert apart.min() > 100  # the nearest two differ by 2 of 255 on average
+    assert set(images.factors.loc[images.factors["label"] == 3, "solid"]) == {"cone"}
+    assert len(images.where("size > 1 and light == 0")) == 80
+    whole_grid = wb.scenes(None)
+    assert len(whole_grid) == 1_152_000 and isinstance(whole_grid.pixels, Undrawn)
+    for rows in ([7], [1_000_000, 7]):
+        assert torch.equal(whole_grid.at(rows), wb.draw(whole_grid.renderer, whole_grid.factors.iloc[rows]))
+
+
+def test_a_picture_is_the_same_whatever_is_drawn_beside_it():
+    images = wb.scenes(40, seed=4)
+    assert all(torch.equal(wb.draw(images.renderer, images.factors[i : i + 1])[0], images.pixels[i]) for i in range(40))
+
+
+def test_scenes_are_drawn_again_under_other_circumstances():
+    images = wb.scenes(8)
+    views = wb.Rerender(images, vary=["orientation", "light", "size"])(images.pixels, torch.arange(8))
+    assert len(views.images) == 2 and set(views.actions[0]) == {"orientation", "light", "size"}
+    kept = {c: torch.tensor(images.factors[c].to_numpy()) for c in ("label", "hue", "floor_hue", "wall_hue")}
+    torch.testing.assert_close(images.renderer({**kept, **views.actions[1]}), views.images[1])
+
+
+def test_a_thousand_scenes_are_drawn_quickly():
+    wb.scenes(16)
+    start = time.process_time()
+    wb.scenes(1000)
+    assert time.process_time() - start < 4  # about .2 s on a free core
+
+
+@pytest.mark.parametrize(
+    "wrong, text",
+    [({"solids": ["torus"]}, "the solids are"), ({"lights": 0}, "lights is too small"), ({"n": 10**9}, "1,152,000 points")],
+)
+def test_scenes_refuse(wrong, text):
+    with pytest.raises(ValueError, match=text):
+        wb.scenes(**{"n": 4, **wrong})
 
 
 # Factors that go together
