@@ -304,6 +304,14 @@ def test_a_layer_table_prints_its_numbers_and_colours_each_column_by_itself():
     assert share == {("a", "x"): 0, ("b", "x"): 1, ("a", "y"): 1, ("b", "y"): 0, ("a", "s"): 0.5}
 
 
+@pytest.mark.parametrize(("heading", "tilted"), [("x", 0), ("background_value", 35)])
+def test_headings_of_a_layer_table_that_are_wider_than_their_column_are_tilted(heading, tilted):
+    table = pd.DataFrame({"layer": ["a", "b"], "measure": heading, "value": [1.0, 2.0]})
+    axis = hv.renderer("bokeh").get_plot(layer_table(table)).state.above[0]
+    assert np.degrees(axis.major_label_orientation if tilted else 0) == pytest.approx(tilted)
+    assert tilted or axis.major_label_orientation in (0, "horizontal")
+
+
 def test_dots_are_means_and_bars_deviations_in_the_order_of_the_table():
     figure = setting_dots(DOTS, value="label", lines={"untrained": 21.0})
     dots = pd.concat([e.dframe() for e in figure if isinstance(e, hv.Points)], ignore_index=True)

@@ -223,7 +223,7 @@ def test_the_hooks_call_what_make_check_calls():
 
 
 def test_there_are_notebooks():
-    assert {"00_start", "01_collapse", "dimensional_collapse"} <= {path.stem for path in NOTEBOOKS}
+    assert {"00_start", "01_collapse", "02_projector", "dimensional_collapse"} <= {path.stem for path in NOTEBOOKS}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

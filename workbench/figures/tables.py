@@ -10,6 +10,8 @@ from workbench.figures import theme
 
 __all__ = ["alignment_map", "layer_table"]
 
+HEADING = 7.2  # of a column's heading, on average a letter, in screen pixels
+
 
 def layer_table(
     table: pd.DataFrame,
@@ -61,9 +63,10 @@ def layer_table(
     words = hv.Labels(cells, [across_dim, down_dim], "printed")
     words = words.opts(text_color=theme.INK, text_font_size=theme.SIZE["label"])
     wide, high = (150, 52) if cells["printed"].str.contains("\n").any() else (90, 38)
+    tilted = 35 if max(map(len, across)) * HEADING > wide else 0  # or one heading would run into the next
     looks = {"width": max(wide * len(across), 300), "height": max(high * len(down), 76), "note": _note(table, rows, columns)}
-    looks |= {"xaxis": "top", "xlabel": "", "ylabel": "", "show_legend": False, "hooks": [theme.bare]} | options
-    return theme.frame(heat * words, title=title, **looks)
+    looks |= {"xaxis": "top", "xlabel": "", "ylabel": "", "xrotation": tilted, "show_legend": False, "hooks": [theme.bare]}
+    return theme.frame(heat * words, title=title, **(looks | options))
 
 
 def _printed(mean: float, spread: float, n: float, low: float, high: float, digits: int) -> str:
