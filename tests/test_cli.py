@@ -222,7 +222,8 @@ def test_every_verb_has_help_and_every_example_in_it_parses(capsys):
 
 
 def test_menus_find_what_stands_in_the_library(capsys):
-    assert {"garments", "digits", "sprites", "fashion_mnist", "cifar10", "cifar100"} <= set(datasets())
+    assert {"garments", "digits", "sprites", "scenes", "fashion_mnist", "cifar10", "cifar100"} <= set(datasets())
+    assert {"dsprites", "shapes3d", "mpi3d", "cars3d", "small_norb"} <= set(datasets())
     assert "folder" not in datasets()
     assert {"SimCLR", "DirectCLR", "VICReg", "BarlowTwins", "BYOL", "SimSiam", "SIGReg", "Supervised"} <= set(objectives())
     assert {"Augment", "MultiCrop", "Rerender"} <= set(view_makers())
