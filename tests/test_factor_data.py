@@ -335,6 +335,12 @@ def test_the_settings_of_the_paper():
                 for b in [others] if isinstance(others, str) else others:
                     assert (1 - 2 * inverse) * drawn.loc[a, b] > 0.4
     assert len(wb.correlation_settings(scenes.where("wall_hue == 1"))) == 1 + 2 + 1
+    names = ("object_color", "label", "object_size", "camera_height", "background_color", "horizontal_axis", "vertical_axis")
+    arm = wb.correlation_settings(plain(dict.fromkeys(names, 2)))
+    assert len(arm) == 1 + 3 + 6 + 2 + 2 and len(arm["horizontal_axis-all@0.2"]["a"]["horizontal_axis"]) == 6
+    assert all(
+        set(c["a"]) | {b for o in c["a"].values() for b in ([o] if isinstance(o, str) else o)} <= set(names) for c in arm.values()
+    )
     with pytest.raises(ValueError, match=r"plain has the factors \['a', 'b'\]; say by correlate"):
         wb.correlation_settings(plain({"a": 2, "b": 2}))
 

@@ -35,7 +35,9 @@ class Rerender:
 
     def __init__(self, images: "Images", n: int = 2, *, vary: Sequence[str] | None = None) -> None:
         if getattr(images, "renderer", None) is None:
-            raise ValueError(f"{images!r} has no renderer, so it cannot be drawn again; use garments() or sprites(), or Augment")
+            raise ValueError(
+                f"{images!r} has no renderer, so it cannot be drawn again; use garments(), sprites() or scenes(), or Augment"
+            )
         if n < 1:
             raise ValueError(f"Rerender makes at least 1 view, but got n={n}")
         drawn = tuple(images.renderer.nuisances)
