@@ -302,6 +302,8 @@ def test_a_layer_table_prints_its_numbers_and_colours_each_column_by_itself():
     share = {(r.layer, r.measure): r.share for r in heat.itertuples()}
     assert printed == {("a", "x"): "10", ("b", "x"): "20", ("a", "y"): "0.3", ("b", "y"): "0.1", ("a", "s"): "2 ± 1"}
     assert share == {("a", "x"): 0, ("b", "x"): 1, ("a", "y"): 1, ("b", "y"): 0, ("a", "s"): 0.5}
+    wide = pd.DataFrame({"layer": "a", "measure": "s", "value": [10.0, 40.0], "seed": [0, 1]})
+    assert layer_table(wide).values()[1].data["printed"].tolist() == ["25 ± 20"]
 
 
 @pytest.mark.parametrize(("heading", "tilted"), [("x", 0), ("background_value", 35)])

@@ -74,7 +74,7 @@ def _printed(mean: float, spread: float, n: float, low: float, high: float, digi
         return "–"
     text = f"{mean:.{digits}g}"
     if n > 1:
-        return f"{text} ± {spread:.1g}"
+        return f"{text} ± {float(f'{spread:.1g}'):g}"  # 10, not 1e+01
     return f"{text}\n{low:.{digits}g} to {high:.{digits}g}" if np.isfinite([low, high]).all() else text
 
 
