@@ -13,6 +13,7 @@ from workbench.panels.interactive import knobs
 NOTEBOOKS = sorted(Path(__file__).parents[1].glob("notebooks/**/[!.]*.ipynb"))
 TABLES = {  # what each paper leaves beside its notebook
     "cookbook": {"measures.csv", "protocols.csv", "actions.csv"},
+    "democratizing": {"measures.csv"},
     "dimensional_collapse": {"linear.csv", "measures.csv", "summary.csv", "spectra.parquet"},
     "duality": {"measures.csv", "off_diagonals.csv"},
     "expand_or_narrow": {"measures.csv"},
