@@ -334,6 +334,18 @@ def test_the_panel_draws_what_the_state_says(swept):
     np.testing.assert_allclose(drawn["seed 1"], 1 / np.arange(1, 11) + 5)
 
 
+def test_titles_side_by_side_have_one_line_or_where_one_would_not_fit_two():
+    def titles(measure, probe):
+        table = pd.DataFrame({"lr": [1e-3, 2e-3], "seed": 0, measure: [1.0, 2.0], probe: [0.1, 0.2]})
+        view = Choosing(Choice({"mine": outcomes_of(table, settings=["lr"], name="mine")}, along="lr"))
+        pictures = (view.measured, view.judged, view.scatter)
+        return [picture.figure.opts.get("plot").kwargs["title"] for picture in pictures]
+
+    assert titles("rankme", "label") == ["RankMe along lr", "Label along lr", "RankMe against label"]
+    long = ["RankMe (projector)\nalong lr", "Knn (backbone)\nalong lr", "RankMe (projector)\nagainst knn (backbone)"]
+    assert titles("rankme (projector)", "knn (backbone)") == long
+
+
 def test_colours_follow_numbers_and_a_line_joins_what_one_setting_orders(swept):
     view = Choosing(swept("SimCLR", "VICReg"))
     view.choice.along = EVERY

@@ -228,7 +228,7 @@ def test_images_that_one_layer_has_right_and_the_other_wrong(tmp_path):
     spread = 100 * np.sqrt(5 - 1 / 12) / 12  # of the mean of +1, -1 and 0 over the images
     assert state.finding() == (
         "label: accuracy **0.58** at projector, **0.67** at backbone. Of 12 held-out images **2** are right at projector alone, "
-        f"**3** at backbone alone: a difference of −8.3 ± {spread:.1f} points."
+        f"**3** at backbone alone: a difference of −8.3 ± {spread:.1f} points (standard error)."
     )
 
 
@@ -483,9 +483,10 @@ assert view.pictures.visible and 'data-row="10"' in view.grids[0].object
 def test_a_model_by_name_is_probed_from_the_panel(tmp_path):
     view = wb.WhereToCut("timm:test_vit", out=tmp_path, images=wb.garments(96))
     assert not view.state.measured()
+    assert view.blank.visible and view.blank.object.startswith("**timm:test_vit** was not probed yet.")
     view.work.start()
     view.work.job.wait(300)
     view.work.look()
-    assert view.work.job.error is None and view.state.measured()
+    assert view.work.job.error is None and view.state.measured() and not view.blank.visible
     assert (tmp_path / "timm-test_vit" / "tables" / "answers.parquet").exists()
     assert wb.WhereToCut("timm:test_vit", out=tmp_path).state.layer == view.state.layer

@@ -699,6 +699,22 @@ def test_regrets_are_printed_in_brackets_where_seeds_alone_would_choose():
     assert "brackets" not in note(regret_table(REGRETS)) and "over seeds" not in note(regret_table(REGRETS))
 
 
+def test_regrets_of_more_measures_than_sweeps_stand_below_each_other():
+    def axes(table):
+        plot = hv.renderer("bokeh").get_plot(regret_table(table)).state
+        return list(plot.x_range.factors), list(plot.y_range.factors)[::-1]
+
+    names = ["random", "RankMe (backbone.stage1)", "loss"]
+    one = pd.DataFrame({"method": "SimCLR", "sweep": "lr", "measure": names, "regret": [1.0, 2.0, 0.5]})
+    assert axes(one) == (["SimCLR, lr"], names)
+    three = pd.concat([one.assign(sweep=sweep) for sweep in ("lr", "wd", "t")])
+    assert axes(three) == (["random", "RankMe\n(backbone.stage1)", "loss"], ["SimCLR, lr", "SimCLR, wd", "SimCLR, t"])
+    words = regret_table(one).values()[1].data
+    assert words[["measure", "sweep", "printed"]].to_numpy().tolist() == [
+        [name, "SimCLR, lr", said] for name, said in zip(names, ["1.0", "2.0", "0.5"], strict=True)
+    ]
+
+
 def test_dots_stand_on_all_curves_or_on_none():
     short, long = (TABLE.assign(layer=name) for name in ("short", "long"))
     long = pd.concat([long.assign(rank=long["rank"] + 5 * k) for k in range(6)])

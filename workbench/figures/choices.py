@@ -198,7 +198,8 @@ def _written(setting: object) -> str:
 
 
 def regret_table(table: pd.DataFrame, *, unit: str = "points", title: str = "", **options: Any) -> hv.Overlay:
-    """What each measure's choices cost: a row a sweep, a column a measure; the least costly is the palest.
+    """What each measure's choices cost: a row a sweep, a column a measure, or, where there are more measures than sweeps, the
+    other way round; the least costly is the palest.
 
     Arguments:
         table: As :func:`workbench.regret` gives it.
@@ -223,14 +224,19 @@ def regret_table(table: pd.DataFrame, *, unit: str = "points", title: str = "", 
     ]
     if "told" in asked:
         words = [f"({w})" if told is False or told == 0 else w for w, told in zip(words, asked["told"], strict=True)]
-    cells = asked[["measure", "sweep", "regret"]].assign(printed=words)
-    down, across = list(dict.fromkeys(cells["sweep"]))[::-1], list(dict.fromkeys(cells["measure"]))
-    dims = [hv.Dimension("measure", values=across), hv.Dimension("sweep", values=down)]
+    across, down = "measure", "sweep"
+    if asked[across].nunique() > asked[down].nunique():
+        across, down = down, across
+    cells = asked[[across, down, "regret"]].assign(printed=words)
+    cells[across] = cells[across].str.replace(" ", "\n") if across == "measure" else cells[across]
+    columns, rows = list(dict.fromkeys(cells[across])), list(dict.fromkeys(cells[down]))
+    dims = [hv.Dimension(across, values=columns), hv.Dimension(down, values=rows[::-1])]
     top = max(float(cells["regret"].max()), 1e-9)
     heat = hv.HeatMap(cells, dims, "regret")
     heat = heat.opts(cmap=list(theme.PALE), clim=(0, top), colorbar=False, line_color=theme.PAPER, line_width=3)
     text = hv.Labels(cells, dims, "printed").opts(text_color=theme.INK, text_font_size=theme.SIZE["label"])
-    looks = {"width": 120 * len(across), "height": max(38 * len(down), 76), "xaxis": "top", "xlabel": "", "ylabel": ""}
+    wide = max(120, 8 * max(len(line) for name in columns for line in name.split("\n")))
+    looks = {"width": wide * len(columns), "height": max(38 * len(rows), 76), "xaxis": "top", "xlabel": "", "ylabel": ""}
     note = f"regret in {unit}: the best that labels would choose minus what was chosen"
     if "±" in "".join(words):
         note += ", mean ± deviation over seeds"

@@ -145,7 +145,7 @@ def cut_curves(
     parts.append(word.opts(**looks))
     low = min(0.0, max(float(table["value"].min()), -0.1))
     ticks = [(i, name) for i, name in enumerate(short_layers(layers).values())]
-    looks = {"ylim": (low - 0.06, 1.1), "xlim": (-0.4, len(layers) - 0.6), "xticks": ticks, "xlabel": "", "show_legend": False}
+    looks = {"ylim": (low - 0.06, 1.1), "xlim": (-0.4, len(layers) - 0.5), "xticks": ticks, "xlabel": "", "show_legend": False}
     looks["note"] = "grey: the other tasks" if len(tasks) > 1 else ""
     looks |= {"xrotation": 35 if len(layers) > 5 else 0, "ylabel": MEASURES.get(one["measure"].iloc[0], "value")} | options
     return theme.frame(hv.Overlay(parts), title=title, **looks)

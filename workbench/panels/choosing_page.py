@@ -21,6 +21,7 @@ __all__ = ["Choosing"]
 
 HOMES = (Path("sweeps"), Path("runs"))
 SHOWN = 14
+TITLE = 26  # letters that fit above a picture of the least width
 HIGH = 310
 
 
@@ -167,8 +168,9 @@ class Choosing(pn.viewable.Viewer):
             floor=choice.floor() if one else None,
             colours=choice.colours(),
             line=choice.joined(),
-            title=f"{spoken(choice.measure)} against {spoken(choice.probe)}"
-            + (": a point a setting" if choice.along == EVERY else ""),
+            title=f"{spoken(x)} against {spoken(choice.probe)}: a point a setting"
+            if choice.along == EVERY
+            else self._titles()[-1],
             xlabel=f"{spoken(choice.measure)} (no labels)",
             ylabel=f"{spoken(choice.probe)} (with labels)",
             legend_opts={"title": spoken(choice.colour)},
@@ -188,7 +190,7 @@ class Choosing(pn.viewable.Viewer):
             chosen="taken",
             picked=next(looked_at[["colour", "setting"]].itertuples(index=False, name=None), None),
             colours=choice.colours(),
-            title=f"{spoken(value)[:1].upper()}{spoken(value)[1:]} along {name}",
+            title=self._titles()[[choice.measure, choice.probe].index(value)],
             xlabel=name,
             ylabel=spoken(value),
             ylim=_room(taken, value, ["recipe"]),
@@ -198,12 +200,21 @@ class Choosing(pn.viewable.Viewer):
             **band,
         )
 
+    def _titles(self) -> list[str]:
+        """Of the three pictures side by side: all of one line, or, where one would not fit, all of two."""
+        choice = self.choice
+        measure, probe, name = spoken(choice.measure), spoken(choice.probe), spoken(choice.along)
+        pairs = [(measure, f"along {name}"), (probe, f"along {name}"), (measure, f"against {probe}")]
+        between = "\n" if max(len(" ".join(pair)) for pair in pairs) > TITLE else " "
+        return [f"{first[:1].upper()}{first[1:]}{between}{then}" for first, then in pairs]
+
     def _costs(self) -> Any:
         table = self.choice.regrets()
         if table.empty:
             return None
-        named = table.assign(measure=table["measure"].map(spoken).str.replace(" ", "\n"))
-        high = 186 + 32 * len(table.drop_duplicates(["method", "sweep"]))
+        named = table.assign(measure=table["measure"].map(spoken))
+        lines = max(len(set(table["measure"]) - {"oracle"}), len(table.drop_duplicates(["method", "sweep"])))
+        high = 186 + 32 * lines
         looks = {"title": "What choosing costs", "responsive": True, "height": high}
         return regret_table(named, unit=f"units of {spoken(self.choice.probe)}", **looks)
 

@@ -260,6 +260,6 @@ class CutState(param.Parameterized):
             return f"{self.task}: {said}; {at} comes nearer for **{a:,}** of {n:,} held-out images, {other} for **{b:,}**."
         spread = np.sqrt(max(a + b - (a - b) ** 2 / n, 0)) / n
         said = f"accuracy **{values[0]:.2f}** at {at}, **{values[1]:.2f}** at {other}"
-        more = f"a difference of {100 * (a - b) / n:+.1f} ± {100 * spread:.1f} points".replace("-", "−")
+        more = f"a difference of {100 * (a - b) / n:+.1f} ± {100 * spread:.1f} points (standard error)".replace("-", "−")
         alone = f"**{a:,}** are right at {at} alone, **{b:,}** at {other} alone"
         return f"{self.task}: {said}. Of {n:,} held-out images {alone}: {more}."

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["WhereToCut"]
 
 SHOWN = 24  # images a side
+BLANK = (
+    "**{}** was not probed yet. *Probe every layer* asks each of its layers for everything that is known of the images (labels, "
+    "factors): linear probes learn from at most 2,048 of them and are asked about as many others. Layers appear here one by one, "
+    "and stay with the run."
+)
 
 
 class WhereToCut(pn.viewable.Viewer):
@@ -72,6 +77,7 @@ class WhereToCut(pn.viewable.Viewer):
         state = self.state.param
         self.table, self.curves, self.spectrum = Picture(least=560), Picture(least=380), Picture(least=380)
         self.said = pn.pane.Markdown("", styles={"font-size": "18px"}, min_height=48, **wide)
+        self.blank = pn.pane.Markdown("", styles={"font-size": "18px"}, **wide)
         self.grids = [pn.pane.HTML("", min_width=420, styles={"flex": "1 1 420px"}, **wide) for _ in range(2)]
         alerts = [pmui.Alert(object=html.escape(c), severity="warning", **wide) for c in complaints]
         self.trouble = pmui.Alert(object="", severity="error", visible=False, **wide)
@@ -89,7 +95,7 @@ class WhereToCut(pn.viewable.Viewer):
         )
         top = pn.FlexBox(self.table, right, flex_wrap="wrap", align_items="flex-start", min_height=500, **wide)
         self.pictures = pn.Column(self.said, top, pn.FlexBox(*self.grids, align_items="flex-start", **wide), **wide)
-        self._page = pn.Column(*alerts, self.trouble, pn.Row(controls, self.pictures, **wide), **wide)
+        self._page = pn.Column(*alerts, self.trouble, pn.Row(controls, self.blank, self.pictures, **wide), **wide)
 
     def renew(self) -> None:
         """Takes up the tables of the subject as they are now, and draws."""
@@ -114,6 +120,8 @@ class WhereToCut(pn.viewable.Viewer):
             trouble = " ".join(known) or trouble
             self.trouble.param.update(object=html.escape(trouble), visible=bool(trouble))
             self.pictures.visible = ready
+            asked = bool(self.state.found) and not ready and not trouble
+            self.blank.param.update(object=BLANK.format(html.escape(self.state.subject)) if asked else "", visible=asked)
             for choice in self._choices:
                 choice.visible = ready and not self.work.running  # menus answer when theirs grow
             self.work.button.label = "Probe what is missing" if ready else "Probe every layer"
