@@ -24,6 +24,8 @@ from workbench.models.autoencoder import Autoencoder
 from workbench.models.encoder import Encoder
 from workbench.models.tokens import TokenViT
 from workbench.objectives.base import Objective
+from workbench.objectives.betatcvae import BetaTCVAE
+from workbench.objectives.factorvae import FactorVAE
 from workbench.objectives.hfs import HFS
 from workbench.objectives.masking import Masked
 from workbench.objectives.simclr import SimCLR
@@ -44,7 +46,22 @@ class FewRows(HFS):
         super().__init__(rows=6, pairs=3)
 
 
+class SmallFactorVAE(FactorVAE):
+    """With a discriminator of few numbers."""
+
+    def __init__(self):
+        super().__init__(width=16, depth=2)
+
+
+class Stratified(BetaTCVAE):
+    """With the other way to estimate total correlation."""
+
+    def __init__(self):
+        super().__init__(sampling="stratified")
+
+
 OBJECTIVES = available(workbench.objectives, Objective) | {"OneNegative": OneNegative, "FewRows": FewRows}
+OBJECTIVES |= {"FactorVAE": SmallFactorVAE, "Stratified": Stratified}
 B, SHAPE, STEPS = 12, (3, 4, 4), 3
 
 

@@ -10,7 +10,7 @@ may go together, as long as no combination is impossible; independence, which be
 The authors' models are ``HFS(BetaVAE(beta=...))``, also with ``beta=0``, and ``HFS(BetaTCVAE(...))``; ``HFS(SimCLR())`` is ours.
 
 References:
-    Disentanglement of Correlated Factors via Hausdorff Factorized Support (Roth et al., 2023), sections 3.2 and 3.3,
+    Disentanglement of Correlated Factors via Hausdorff Factorized Support (Roth et al., 2023), section 3,
     https://arxiv.org/abs/2210.07347
 """
 

@@ -47,19 +47,13 @@ class Classmates:
             raise ValueError(f"classmates share a class, but {factor!r} of {images.name} is continuous or missing somewhere")
         self.images, self.views, self.factor = images, Augment(1) if views is None else views, factor
         codes = torch.from_numpy(pd.factorize(column)[0]).long()
-        self._order = torch.argsort(codes, stable=True)  # rows, class by class
-        sizes = torch.bincount(codes)
-        self._size, self._start = sizes[codes], (sizes.cumsum(0) - sizes)[codes]
-        self._place = torch.empty_like(codes)  # of a row among those of its class
-        self._place[self._order] = torch.arange(len(codes)) - (sizes.cumsum(0) - sizes)[codes[self._order]]
+        self._classes = Classes(codes)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, index: Tensor) -> Views:
         """Returns two views, float (B, C, H, W) in [0, 1] on the device of the pixels, of the rows ``index``."""
         mine = index.cpu()
-        others = (self._size[mine] - 1).clamp(min=1)
-        step = 1 + (torch.rand(len(mine)) * others).long().clamp(max=others - 1)
-        mate = self._order[self._start[mine] + (self._place[mine] + step) % self._size[mine]]
+        mate = self._classes.mate(mine)
         parts = [
             self.views(pixels, index),
             self.views(self.images.at(mate).to(pixels.device, non_blocking=True), mate.to(index.device)),
@@ -68,3 +62,24 @@ class Classmates:
         if all(part.actions for part in parts):
             actions = [part.actions[0] | {"row": row.to(pixels.device)} for part, row in zip(parts, (mine, mate), strict=True)]
         return Views([part.images[0] for part in parts], index, actions)
+
+
+class Classes:
+    """Rows in classes, from which other rows of the same class are drawn.
+
+    Arguments:
+        codes: The class of every row, numbers from 0.
+    """
+
+    def __init__(self, codes: Tensor) -> None:
+        self.order = torch.argsort(codes, stable=True)  # rows, class by class
+        sizes = torch.bincount(codes)
+        self.size, self.start = sizes[codes], (sizes.cumsum(0) - sizes)[codes]
+        self.place = torch.empty_like(codes)  # of a row among those of its class
+        self.place[self.order] = torch.arange(len(codes)) - (sizes.cumsum(0) - sizes)[codes[self.order]]
+
+    def mate(self, rows: Tensor, *, itself: bool = False) -> Tensor:
+        """Returns a row of the class of each, drawn evenly from the others (where there are any), or with ``itself`` from all."""
+        steps = (self.size[rows] - (0 if itself else 1)).clamp(min=1)
+        step = (0 if itself else 1) + (torch.rand(len(rows)) * steps).long().clamp(max=steps - 1)
+        return self.order[self.start[rows] + (self.place[rows] + step) % self.size[rows]]
