@@ -773,6 +773,19 @@ def test_a_similarity_map_means_over_seeds_and_refuses_two_measures():
         similarity_map(PAIRS.drop(columns="other"))
 
 
+def test_similarity_maps_stand_side_by_side_in_the_table_s_order():
+    both = pd.concat([PAIRS.assign(kind="same"), PAIRS.assign(kind="another", value=PAIRS["value"] / 2)])
+    layout = similarity_map(both, by="kind", xlabel="SimCLR", title="Two kinds")
+    assert isinstance(layout, hv.Layout)
+    assert [words(part)["y", "a"][0] for part in layout] == ["0.40", "0.20"]
+    states = [hv.renderer("bokeh").get_plot(part).state for part in layout]
+    assert [(state.title.text, state.xaxis[0].axis_label) for state in states] == [("same", "SimCLR"), ("another", "SimCLR")]
+    with pytest.raises(KeyError, match="similarity_map needs the columns"):
+        similarity_map(PAIRS, by="kind")
+    with pytest.raises(ValueError, match=r"choose one value of \['kind'\]"):
+        similarity_map(both)
+
+
 def test_a_similarity_map_without_a_null_has_none_and_a_large_one_no_numbers():
     plain = PAIRS[["layer", "other", "value"]]
     assert words(similarity_map(plain))["x", "b"][0] == "0.00"

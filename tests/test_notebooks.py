@@ -18,6 +18,7 @@ TABLES = {  # what each paper leaves beside its notebook
     "duality": {"measures.csv", "off_diagonals.csv"},
     "expand_or_narrow": {"measures.csv"},
     "guillotine": {"measures.csv", "cuts.csv"},
+    "objectives_matter": {"measures.csv", "similarity.csv", "maps.csv", "claims.csv"},
     "projection_head": {"linear.csv", "measures.csv"},
     "rankme": {"measures.csv", "regrets.csv", "controls.csv"},
 }

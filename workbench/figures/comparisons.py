@@ -19,13 +19,14 @@ def similarity_map(
     *,
     rows: str = "layer",
     columns: str = "other",
+    by: str | None = None,
     value: str = "value",
     null: str = "null",
     xlabel: str | None = None,
     ylabel: str | None = None,
     title: str = "",
     **options: Any,
-) -> hv.Overlay:
+) -> hv.Overlay | hv.Layout:
     """A cell a pair of layers, from 0 (white) to 1 (dark blue), the numbers printed; the first layers meet at the bottom left.
 
     A number that unrelated images reach too stands in brackets on grey; the note says what they reach.
@@ -34,6 +35,7 @@ def similarity_map(
         table: Columns ``rows``, ``columns`` and ``value``, such as ``cka_map`` gives; where there is a column ``seed``, a cell
             is the mean over seeds.
         rows, columns, value: Which columns of the table are meant; layers keep their order.
+        by: A column for each of whose values a map is drawn, side by side.
         null: The column with the value that unrelated images stay below, or come to on average (``"chance"``), if there is one.
         xlabel, ylabel: What the columns and the rows are, such as the names of two models.
         title: What the figure shows, as a statement.
@@ -44,7 +46,12 @@ def similarity_map(
         ValueError: If the table is empty, or holds several values for one pair.
     """
     theme.ready()
-    theme.need(table, [rows, columns, value], "similarity_map")
+    theme.need(table, [rows, columns, value, *([by] if by else [])], "similarity_map")
+    if by:
+        how = {"rows": rows, "columns": columns, "value": value, "null": null, "xlabel": xlabel, "ylabel": ylabel} | options
+        parts = table.groupby(by, sort=False, observed=True)
+        maps = [similarity_map(part, title=str(name), **how) for name, part in parts]
+        return theme.row(maps, title=title, columns=2 if len(maps) == 4 else 3)
     theme.lone(table, [rows, columns], [value, null, "p", "null_map"])
     table = table if null in table else table.assign(**{null: np.nan})
     cells = table.groupby([rows, columns], sort=False, observed=True)[[value, null]].mean().reset_index()

@@ -52,6 +52,7 @@ from workbench.views.augment import Augment
 
 __all__ = [
     "CONDITIONS",
+    "KINDS",
     "NETWORKS",
     "POSE",
     "SCALES",
@@ -147,6 +148,9 @@ NETWORKS = {
     ("untrained", "fine-tuned"): "labels alone",
 }
 """What :func:`to_joint_embedding` calls a network, by family and stage."""
+
+KINDS = ("same objective", "joint embeddings", "reconstructions", "other family", "untrained")
+"""What two networks can be to each other, see :func:`by_part`."""
 
 TABLES = ("measures", "similarity", "maps")
 """The tables that :func:`reproduce` returns."""
@@ -328,8 +332,8 @@ def reproduce(
     Returns:
         ``measures``: condition, seed, stage and the columns of :func:`measure`. ``similarity``: layers in the same place of any
         two networks (condition, stage, seed; other, other_seed, which is pretrained): layer, value (CKA), null, knn.
-        ``maps``: for each of ``kind`` (see :func:`by_part`) the mean CKA of every layer with every other, over pairs of
-        pretrained networks of different seeds.
+        ``maps``: for each of :data:`KINDS` but the last the mean CKA of every layer with those of the same part (see
+        :func:`by_part`), over pairs of pretrained networks of different seeds (of the one seed, where it is given one).
     """
     how = {"fixed": {"scale": scale}, "retry_failed": True, "strict": True, "progress": progress}
     how |= {"workers": workers, "scheduler": scheduler}
@@ -346,14 +350,13 @@ def by_part(table: pd.DataFrame) -> pd.DataFrame:
     """Returns a table of layers with the columns ``depth`` (the block's, from 1; the backbone's output stands last) and ``part``.
 
     Parts are those of :func:`workbench.sublayers`, ``"block"`` for a block's output and ``"output"`` for the backbone's. Where
-    the table has ``condition`` and ``other``, ``kind`` says what the two are: ``"same objective"``, ``"same family"``, ``"other
-    family"``, or ``"untrained"`` where one of them is.
+    the table has ``condition`` and ``other``, ``kind`` says what the two are, one of :data:`KINDS`: of the same objective, two
+    joint embeddings or two reconstructions of different objectives, of either family one, or one of them untrained. Of a column
+    ``other_layer`` the same is said as ``other_depth`` and ``other_part``.
     """
-    places = [layer.split(".") for layer in table["layer"]]
-    number = [next((int(word) + 1 for word in place if word.isdecimal()), 0) for place in places]
-    last = max(number, default=0) + 1
-    part = [place[-1] if place[-1] in PARTS else "block" if n else "output" for place, n in zip(places, number, strict=True)]
-    table = table.assign(depth=[n or last for n in number], part=part)
+    for side in ("", *(["other_"] if "other_layer" in table else [])):
+        depth, part = _places(table[f"{side}layer"])
+        table = table.assign(**{f"{side}depth": depth, f"{side}part": part})
     if {"condition", "other"} <= set(table):
         table["kind"] = [_kind(*both) for both in zip(table["condition"], table["other"], strict=True)]
     return table
@@ -380,23 +383,26 @@ def alike_by_depth(table: pd.DataFrame, *, value: str = "value", same_start: boo
     Arguments:
         table: The table ``similarity`` of :func:`reproduce`.
         value: ``"value"``, the CKA, or ``"knn"``.
-        same_start: Whether the two started from the same random weights (and saw the same order of images), or from others.
+        same_start: Whether the two started from the same random weights (and saw the same order of images), or from others; of
+            one seed alone there are only the former, and these are given.
 
     ``kind`` is that of :func:`by_part`, ``seed`` numbers the pairs; ``block`` holds the backbone's output too, one deeper.
     """
-    asked = table[(table["stage"] == "pretrained") & ((table["seed"] == table["other_seed"]) == same_start)]
+    asked = table[table["stage"] == "pretrained"]
+    asked = asked[asked["seed"] == asked["other_seed"]] if same_start else _apart(asked)
     asked = by_part(asked).replace({"part": {"output": "block"}})
     asked = asked.assign(pair=asked.groupby(["condition", "seed", "other", "other_seed"], sort=False).ngroup())
     wide = asked.pivot(index=["kind", "pair", "depth"], columns="part", values=value).rename_axis(columns=None)
-    return wide.reset_index().rename(columns={"pair": "seed"})
+    return _in_order(wide.reset_index().rename(columns={"pair": "seed"}))
 
 
 def to_joint_embedding(table: pd.DataFrame) -> pd.DataFrame:
     """Returns how alike each network is to pretrained joint embeddings of other seeds, before and after fine-tuning.
 
-    Columns ``network`` (one of :data:`NETWORKS`), ``seed`` (numbers the pairs), ``depth``, ``value`` (CKA) and ``knn``.
+    Columns ``network`` (one of :data:`NETWORKS`), ``seed`` (numbers the pairs), ``depth``, ``value`` (CKA) and ``knn``. Of one
+    seed alone, to joint embeddings of that seed.
     """
-    parts = by_part(table[table["seed"] != table["other_seed"]])
+    parts = by_part(_apart(table))
     parts = parts[parts["part"].isin(["block", "output"])]
     families = {name: how.family for name, how in CONDITIONS.items()}
     sides = [parts[name].map(families).fillna("untrained") for name in ("condition", "other")]
@@ -419,9 +425,9 @@ def claims(measures: pd.DataFrame, similarity: pd.DataFrame) -> pd.DataFrame:
     blocks' outputs and of networks of different seeds.
     """
     alike = alike_by_depth(similarity)
-    kinds = {kind: alike[alike["kind"] == kind] for kind in ("same family", "other family")}
-    first = {kind: table[table["depth"] == 1] for kind, table in kinds.items()}
-    last = {kind: table[table["depth"] == alike["depth"].max()] for kind, table in kinds.items()}
+    last = alike[alike["depth"] == alike["depth"].max()].set_index("kind")["block"]
+    first = alike[alike["depth"] == 1].set_index("kind")
+    own, apart = first[first.index.isin(["joint embeddings", "reconstructions"])], first.loc[["other family"]]
     depth = by_depth(measures)
     depth = depth[depth["depth"] == depth["depth"].max()]
     of = {
@@ -431,15 +437,15 @@ def claims(measures: pd.DataFrame, similarity: pd.DataFrame) -> pd.DataFrame:
     toward = to_joint_embedding(similarity)
     toward = toward[toward["depth"] == toward["depth"].max()].set_index("network")["value"]
     asked = [
-        ("1: one family is more alike than two, at the end", *(last[kind]["block"] for kind in kinds)),
-        *((f"2: and so in the first block, {part}", *(first[kind][part] for kind in kinds)) for part in (*PARTS, "block")),
+        *((f"1: {kind} are alike, families not", last[kind], last["other family"]) for kind in KINDS[1:3]),
+        *((f"2: and so in the first block, {part}", own[part], apart[part]) for part in (*PARTS, "block")),
         ("3: joint embedding tells the label better (%)", *(of[family]["label"] for family in of)),
         *(
             (f"3: reconstruction tells {name} better (%)", *(of[family][name] for family in reversed(of)))
             for name in ("x", "y", "scale")
         ),
         (
-            "4: fine-tuning brings reconstruction to joint embedding",
+            "4: tuned, reconstruction nears joint embedding",
             toward["reconstruction, fine-tuned"],
             toward["reconstruction"],
         ),
@@ -450,12 +456,33 @@ def claims(measures: pd.DataFrame, similarity: pd.DataFrame) -> pd.DataFrame:
     return table.assign(holds=table["larger"] - table["smaller"] > table["larger_std"] + table["smaller_std"])
 
 
+def _places(layers: pd.Series) -> tuple[list[int], list[str]]:
+    """Returns depth and part of every layer."""
+    places = [layer.split(".") for layer in layers]
+    number = [next((int(word) + 1 for word in place if word.isdecimal()), 0) for place in places]
+    last = max(number, default=0) + 1
+    part = [place[-1] if place[-1] in PARTS else "block" if n else "output" for place, n in zip(places, number, strict=True)]
+    return [n or last for n in number], part
+
+
+def _apart(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the pairs of networks that started from other weights; all of them, where there is one seed alone."""
+    apart = table[table["seed"] != table["other_seed"]]
+    return apart if len(apart) else table
+
+
 def _kind(one: str, other: str) -> str:
     if one not in CONDITIONS or other not in CONDITIONS:
         return "untrained"
     if one == other:
         return "same objective"
-    return "same family" if CONDITIONS[one].family == CONDITIONS[other].family else "other family"
+    families = CONDITIONS[one].family, CONDITIONS[other].family
+    return f"{families[0]}s" if families[0] == families[1] else "other family"
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the rows with kinds as :data:`KINDS` has them."""
+    return table.sort_values("kind", key=lambda kinds: kinds.map(KINDS.index), kind="stable", ignore_index=True)
 
 
 def _pairs(made: pd.DataFrame) -> pd.DataFrame:
@@ -475,9 +502,11 @@ def _tables(measures: pd.DataFrame, compared: pd.DataFrame, about: pd.DataFrame)
     compared = about.merge(compared.rename(columns={"one": "run", "other": "other_run"}), on=["run", "other_run"])
     compared = compared.drop(columns=["run", "other_run"])
     alike = compared[compared["layer"] == compared["other_layer"]].drop(columns="other_layer")
-    apart = compared[(compared["stage"] == "pretrained") & (compared["seed"] != compared["other_seed"])]
-    maps = by_part(apart).groupby(["kind", "layer", "other_layer"], sort=False)[["value", "null"]].mean().reset_index()
-    return measures, alike.reset_index(drop=True), maps[maps["kind"] != "untrained"].reset_index(drop=True)
+    apart = _apart(compared[compared["stage"] == "pretrained"])
+    apart = by_part(apart).replace({"part": {"output": "block"}, "other_part": {"output": "block"}})
+    apart = apart[(apart["part"] == apart["other_part"]) & (apart["kind"] != "untrained")]
+    maps = apart.groupby(["kind", "layer", "other_layer"], sort=False)[["value", "null"]].mean().reset_index()
+    return measures, alike.reset_index(drop=True), _in_order(maps)
 
 
 def _token_rows(vit: TokenViT, x: torch.Tensor) -> pd.DataFrame:
