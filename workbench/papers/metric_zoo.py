@@ -65,7 +65,7 @@ class Scale(NamedTuple):
 
 QUESTIONS = ("modular", "compact", "explicit")
 
-SCALES = {"smoke": Scale(400, 5), "cpu": Scale(3_000, 100), "gpu": Scale(10_000, 100)}
+SCALES = {"smoke": Scale(300, 2), "cpu": Scale(3_000, 100), "gpu": Scale(10_000, 100)}
 
 
 class Code(NamedTuple):
