@@ -31,7 +31,7 @@ import torch
 
 from workbench.data.images import Images
 from workbench.data.wardrobe import garments
-from workbench.features import extract
+from workbench.features import Features, extract
 from workbench.models.building import backbone
 from workbench.models.encoder import Encoder, Projector
 from workbench.models.fixed import FixedProjector
@@ -43,7 +43,20 @@ from workbench.sweeping import grid, sweep
 from workbench.train import Trainer
 from workbench.views.augment import Augment
 
-__all__ = ["CONDITIONS", "DRAWN", "SCALES", "few_shot", "measure", "predicted", "reproduce", "row", "train", "trained"]
+__all__ = [
+    "CONDITIONS",
+    "DRAWN",
+    "SCALES",
+    "few_shot",
+    "fresh",
+    "measure",
+    "predicted",
+    "raw_pixels",
+    "reproduce",
+    "row",
+    "train",
+    "trained",
+]
 
 
 def predicted(strength: Sequence[float], kept: Sequence[float], *, depth: int = 2) -> pd.DataFrame:
@@ -173,6 +186,14 @@ def train(condition: str, out: str | Path, *, scale: str = "cpu", seed: int = 0,
         KeyError: If there is no such condition or scale.
     """
     s = entry(SCALES, scale)
+    trainer = Trainer(epochs=s.epochs, batch_size=s.batch_size, lr=s.lr, seed=seed)
+    parts = fresh(condition, scale=scale, seed=seed), SimCLR(temperature=0.2), _images(scale)[0], Augment()
+    return trainer.fit(*parts, out=out, resume=True, snapshots=2, progress=progress)
+
+
+def fresh(condition: str, *, scale: str = "cpu", seed: int = 0) -> Encoder:
+    """Returns the network that a condition starts from with this seed."""
+    s = entry(SCALES, scale)
     entry(dict.fromkeys(CONDITIONS), condition)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -183,22 +204,32 @@ def train(condition: str, out: str | Path, *, scale: str = "cpu", seed: int = 0,
             "linear": lambda: Projector([d, s.embedding]),
             "2-layer MLP": lambda: Projector([d, d, s.embedding]),
         }.get(condition, lambda: Projector([]))()
-    trainer = Trainer(epochs=s.epochs, batch_size=s.batch_size, lr=s.lr, seed=seed)
-    parts = Encoder(body, head), SimCLR(temperature=0.2), _images(scale)[0], Augment()
-    return trainer.fit(*parts, out=out, resume=True, snapshots=2, progress=progress)
+    return Encoder(body, head)
 
 
 def measure(model: Encoder, *, scale: str = "cpu") -> pd.DataFrame:
     """Returns what backbone and projector know of held-out garments: columns layer, task, measure, value, chance."""
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     layers = ["backbone", "projector"]
-    known, seen = (extract(model, images, layers, progress=False) for images in _images(scale))
+    return _probed(*(extract(model, images, layers, progress=False) for images in _images(scale)))
+
+
+def raw_pixels(*, scale: str = "cpu") -> pd.DataFrame:
+    """Returns the same of the pixels themselves: what is to be had without learning."""
+    return _probed(*(Features({"pixels": x.at(range(len(x))).flatten(1).float()}, x.factors) for x in _images(scale)))
+
+
+def _probed(known: Features, seen: Features) -> pd.DataFrame:
     table = probe_layers(known, seen, factor=["label", *DRAWN], probe=LinearProbe())
     return table.rename(columns={"factor": "task"})[["layer", "task", "measure", "value", "chance"]]
 
 
 def row(out: str | Path, *, condition: str, seed: int, scale: str) -> pd.DataFrame:
-    """Trains and measures one condition with one seed; a row of the sweep."""
+    """Trains, where there is something to train, and measures one condition with one seed; a row of the sweep."""
+    if condition == "raw pixels":
+        return raw_pixels(scale=scale)
+    if condition == "untrained":
+        return measure(fresh("2-layer MLP", scale=scale, seed=seed).eval(), scale=scale)
     return measure(train(condition, out, scale=scale, seed=seed, progress=False).model(), scale=scale)
 
 
@@ -211,7 +242,9 @@ def reproduce(
     scheduler: str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Trains every condition with every seed and measures it; what stands in ``out`` is not made again.
+    """Trains every condition with every seed, beside an untrained network and raw pixels, and measures it.
+
+    What stands in ``out`` is not made again.
 
     Returns:
         Columns condition, seed, layer, task, measure, value, chance.
@@ -219,7 +252,7 @@ def reproduce(
     Raises:
         RuntimeError: If a training failed.
     """
-    table = grid(condition=list(CONDITIONS), seed=list(seeds))
+    table = [{"condition": "raw pixels", "seed": 0}, *grid(condition=["untrained", *CONDITIONS], seed=list(seeds))]
     how = {"workers": workers, "scheduler": scheduler, "progress": progress}
     swept = sweep(row, table, out=out, fixed={"scale": scale}, retry_failed=True, strict=True, **how)
     return swept[["condition", "seed", "layer", "task", "measure", "value", "chance"]]
