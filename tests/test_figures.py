@@ -26,6 +26,7 @@ from workbench.figures import (
     flatten,
     image_grid,
     image_sheet,
+    landscape,
     layer_table,
     palette,
     regret_table,
@@ -57,6 +58,7 @@ DOTS = pd.DataFrame({"knob": ["views"] * 4 + ["rate"], "setting": ["crop", "crop
 DOTS = DOTS.assign(seed=[0, 1, 0, 1, 0], label=[30.0, 34.0, 20.0, 20.0, 25.0])
 VERDICTS = pd.DataFrame({"code": ["perfect", "perfect", "noise"], "measure": ["mig", "sap", "mig"], "value": [0.4, 0.99, 0.8]})
 VERDICTS = VERDICTS.assign(verdict=["too low", "right", "too high"])
+HILLS = pd.DataFrame({"first": [0, 0, 0, 6, 6], "second": [6, 12, 18, 12, 18], "value": [0.3, 0.2, 0.5, 0.1, 0.4]})
 FIGURES: dict[str, Callable] = {
     "spectra": lambda: spectra(TABLE),
     "training_curves": lambda: training_curves(METRICS),
@@ -70,6 +72,7 @@ FIGURES: dict[str, Callable] = {
     "regret_table": lambda: regret_table(REGRETS),
     "similarity_map": lambda: similarity_map(PAIRS),
     "verdict_table": lambda: verdict_table(VERDICTS),
+    "landscape": lambda: landscape(HILLS, x="first", y="second", truth=[(6, 12)]),
     "cut_table": lambda: cut_table(CUTS),
     "cut_curves": lambda: cut_curves(CUTS, factor="label", layer="backbone"),
 }
@@ -233,6 +236,12 @@ def test_spectra_say_what_was_measured_on_how_many():
     assert hv.renderer("bokeh").get_plot(spectra(one, quantity="singular value")).state.yaxis[0].axis_label == "singular value"
     assert note(spectra(TABLE)) == "" and note(training_curves(METRICS)) == ""
     assert note(training_curves(METRICS.assign(n=100, d=7))) == "N = 100, D = 7"
+
+
+def test_a_landscape_rings_its_lowest_place():
+    heat, ring, cross = landscape(HILLS, x="first", y="second", truth=[(0, 12)]).values()
+    assert heat.data["value"].tolist() == HILLS["value"].tolist()
+    assert [part.data.to_numpy().tolist() for part in (ring, cross)] == [[[6, 12]], [[0, 12]]]
 
 
 def test_a_verdict_table_marks_what_is_wrong_by_more_than_colour():
