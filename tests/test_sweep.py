@@ -536,7 +536,7 @@ def test_failures_in_a_shell_end_with_1_until_they_are_mended(tasks, capsys):
         (["train", "--grid", "lr=-1"], 1, "lr must lie between 0 and 1e\\+06, but is -1"),
         (["train", "--grid", "objective.temp=1"], 2, "SimCLR takes no objective.temp; it takes objective.temperature"),
         (["train", "--grid", "views.fllp=1"], 2, "Augment takes no views.fllp; it takes"),
-        (["train", "--grid", "objective=simclr,byoll"], 2, "there is no objective 'byoll'; there are BYOL"),
+        (["train", "--grid", "objective=simclr,byoll"], 2, "there is no objective 'byoll'; there are AdaVAE"),
         (["train", "--grid", "lr"], 2, "a setting is written KEY=VALUE, and several values KEY=VALUE,VALUE, but got 'lr'"),
         (["train", "--grid", "lr=1", "lr=2"], 2, "--grid names lr twice; write all its values after one ="),
         (["train", "--grid", "lr=1", "--lr", "2"], 1, "the table cannot set lr: that is fixed already"),
