@@ -160,7 +160,11 @@ def test_a_run_is_replayed_in_a_shell(trained, capsys):
 @pytest.mark.parametrize(
     ("argv", "code", "said"),
     [
-        (["train", "--objective", "simclrr", "--out", "x"], 2, "there is no objective 'simclrr'; there are AdaVAE, AnnealedVAE, BYOL"),
+        (
+            ["train", "--objective", "simclrr", "--out", "x"],
+            2,
+            "there is no objective 'simclrr'; there are AdaVAE, AnnealedVAE, BYOL",
+        ),
         (
             ["train", "--data", "garment", "--out", "x"],
             2,

@@ -238,7 +238,8 @@ def test_few_shots_in_closed_form():
 
 def test_the_heads_are_trained_and_measured(tmp_path):
     table = projection_head.reproduce(tmp_path, scale="smoke", seeds=[0], workers=0, progress=False)
-    assert set(table["condition"]) == set(projection_head.CONDITIONS) and set(table["layer"]) == {"backbone", "projector"}
+    assert set(table["condition"]) == {*projection_head.CONDITIONS, "untrained", "raw pixels"}
+    assert table.groupby("condition")["layer"].apply(set).map(len).drop("raw pixels").eq(2).all()
     none = table[table["condition"] == "none"].pivot(index="task", columns="layer", values="value")
     assert np.allclose(none["backbone"], none["projector"])
     with pytest.raises(ValueError, match=r"a strength above 0 and a kept share in \(0, 1\]"):
