@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from playwright.sync_api import TimeoutError as Late
 
 pytestmark = pytest.mark.browser
 HOME = Path(__file__).parent.parent
@@ -343,11 +342,12 @@ def test_where_to_cut_a_run(clean_page, tmp_path):
         clean_page.goto(f"{address}/projector")
         press(clean_page, "Probe every layer")
         done = clean_page.get_by_text(re.compile(r"^label: .* at projector alone|^label: .* answer alike"))
-        try:
-            done.wait_for(timeout=120_000)
-        except Late:  # a browser starved by other tests may miss the news; a page opened again has it
+        end = time.monotonic() + 120
+        while time.monotonic() < end and not done.is_visible():
+            clean_page.wait_for_timeout(500)
+        if not done.is_visible():  # a browser starved by other tests may miss the news; a page opened again has it
             clean_page.reload()
-            done.wait_for(timeout=120_000)
+        done.wait_for(timeout=120_000)
         clean_page.get_by_role("button", name="Probe what is missing").wait_for(timeout=120_000)
         table = run.table("answers").query("factor == 'label'").pivot(index="row", columns="layer", values="off")
         layers, top = list(dict.fromkeys(run.table("probes")["layer"])), run.table("probes")["factor"].nunique() - 1
