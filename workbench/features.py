@@ -193,7 +193,7 @@ def extract(
     names = _check(model, images, layers, batch_size, tokens, out)
     settings = {"layers": names, "tokens": tokens, "views": None if views is None else describe(views), "seed": seed}
     store = FolderStore(Path(out), _source(model, images) | settings) if out is not None else MemoryStore()
-    if store.done():
+    if world() == 1 and store.done():  # several processes look once all of them are here, so that all see the same
         return Features.load(store.folder)
     with store.alone():
         if store.done():

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from workbench.measures.support import hausdorff_support
 from workbench.spec import entry
@@ -119,7 +120,7 @@ def recovery(
     Returns:
         Columns sigma (NaN: none), method, seed, error, correlation.
     """
-    rows = itertools.product(sigmas, methods, seeds)
+    rows = tqdm(list(itertools.product(sigmas, methods, seeds)), desc="directions", unit="cloud", leave=False)
     return pd.DataFrame(
         [{"sigma": s, "method": m, "seed": seed} | recovered(m, sigma=s, n=n, seed=seed) for s, m, seed in rows]
     ).astype({"sigma": float})

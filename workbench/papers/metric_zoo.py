@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from workbench.data.correlation import correlation_weights
 from workbench.measures.factor_tables import factor_correlations, uniform_rows
@@ -250,12 +251,11 @@ def along(change: str, *, rows: int = 2_000, trees: int = 20, seeds: Sequence[in
     """
     degrees, spoil = entry(CHANGES, change)
     found = []
-    for seed in seeds:
+    for seed, by in tqdm([(seed, by) for seed in seeds for by in degrees], desc=change, unit="code", leave=False):
         known = factors(rows, seed=seed)
-        for by in degrees:
-            codes = spoil(_scaled(known), by, np.random.default_rng(seed + 1))
-            table = disentanglement(codes, known, measures=(partial(dci, trees=trees), *QUICK), seed=seed)
-            found.append({change: by, "seed": seed} | dict(zip(table["measure"], table["value"], strict=True)))
+        codes = spoil(_scaled(known), by, np.random.default_rng(seed + 1))
+        table = disentanglement(codes, known, measures=(partial(dci, trees=trees), *QUICK), seed=seed)
+        found.append({change: by, "seed": seed} | dict(zip(table["measure"], table["value"], strict=True)))
     return pd.DataFrame(found)
 
 
@@ -267,7 +267,8 @@ def correlated(sigmas: Sequence[float], *, rows: int = 3_000, seeds: Sequence[in
         ``"uniform_rows"``, drawn again from the same so that combinations that exist are equally likely.
     """
     found = []
-    for sigma, seed in ((sigma, seed) for sigma in sigmas for seed in seeds):
+    settings = [(sigma, seed) for sigma in sigmas for seed in seeds]
+    for sigma, seed in tqdm(settings, desc="correlated factors", unit="draw", leave=False):
         drawn = factors(rows, seed=seed, sigma=sigma)
         for name, known in (("as they are", drawn), ("uniform_rows", drawn.iloc[uniform_rows(drawn, seed=seed)])):
             table = disentanglement(_scaled(known), known, measures=(partial(dci, backend="lasso"), *QUICK), seed=seed)
@@ -307,15 +308,13 @@ def regressors(
         "lasso": partial(dci, backend="lasso"),
     }
     found = []
-    for seed in seeds:
+    asked = [(seed, code, regressor) for seed in seeds for code in codes for regressor in how]
+    for seed, code, regressor in tqdm(asked, desc="regressors", unit="code", leave=False):
         known = factors(rows, seed=seed)
-        for code in codes:
-            z = made(code, known, seed=seed)
-            for regressor, measure in how.items():
-                with warnings.catch_warnings(action="ignore"):  # of the convergence of a lasso on noise
-                    numbers = measure(z, known, seed=seed)
-                facts = {"code": code, "regressor": regressor, "seed": seed}
-                found += [facts | {"measure": name, "value": float(value)} for name, value in numbers.items()]
+        with warnings.catch_warnings(action="ignore"):  # of the convergence of a lasso on noise
+            numbers = how[regressor](made(code, known, seed=seed), known, seed=seed)
+        facts = {"code": code, "regressor": regressor, "seed": seed}
+        found += [facts | {"measure": name, "value": float(value)} for name, value in numbers.items()]
     return pd.DataFrame(found)
 
 
