@@ -23,6 +23,7 @@ from workbench.figures import (
     cut_curves,
     cut_table,
     embedding_map,
+    factor_map,
     flatten,
     image_grid,
     image_sheet,
@@ -35,8 +36,10 @@ from workbench.figures import (
     similarity_map,
     spectra,
     spectra_range,
+    support_scatter,
     theme,
     training_curves,
+    traversals,
     verdict_table,
 )
 from workbench.spec import names
@@ -59,6 +62,8 @@ DOTS = DOTS.assign(seed=[0, 1, 0, 1, 0], label=[30.0, 34.0, 20.0, 20.0, 25.0])
 VERDICTS = pd.DataFrame({"code": ["perfect", "perfect", "noise"], "measure": ["mig", "sap", "mig"], "value": [0.4, 0.99, 0.8]})
 VERDICTS = VERDICTS.assign(verdict=["too low", "right", "too high"])
 HILLS = pd.DataFrame({"first": [0, 0, 0, 6, 6], "second": [6, 12, 18, 12, 18], "value": [0.3, 0.2, 0.5, 0.1, 0.4]})
+HELD = pd.DataFrame({"code": [0, 0, 1, 1, 2], "factor": list("xyxyx"), "value": [1.5, 0.1, 0.2, 0.8, 0.3], "n": 300})
+WALK = np.arange(2 * 3 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 3, 4, 4)
 FIGURES: dict[str, Callable] = {
     "spectra": lambda: spectra(TABLE),
     "training_curves": lambda: training_curves(METRICS),
@@ -73,6 +78,9 @@ FIGURES: dict[str, Callable] = {
     "similarity_map": lambda: similarity_map(PAIRS),
     "verdict_table": lambda: verdict_table(VERDICTS),
     "landscape": lambda: landscape(HILLS, x="first", y="second", truth=[(6, 12)]),
+    "factor_map": lambda: factor_map(HELD, framed=1),
+    "support_scatter": lambda: support_scatter(PLANE, factor=list("ababc"), witness=([4, 1], [4, 0])),
+    "traversals": lambda: traversals(WALK, values=[-1, 0, 1], dead=[1], framed=0),
     "cut_table": lambda: cut_table(CUTS),
     "cut_curves": lambda: cut_curves(CUTS, factor="label", layer="backbone"),
 }
@@ -566,6 +574,19 @@ def test_a_map_of_many_points_is_shaded():
         (lambda: flatten(PLANE, method="tsne"), ValueError, "by 'pca' or 'umap', but got method='tsne'"),
         (lambda: flatten(np.zeros((2, 3))), ValueError, "at least 3 rows, but got (2, 3)"),
         (lambda: flatten(np.full((4, 3), np.nan)), ValueError, "12 not finite"),
+        (lambda: factor_map(HELD.drop(columns="factor")), KeyError, "['factor'] are missing"),
+        (lambda: factor_map(pd.concat([HELD, HELD])), ValueError, "several values for one code and factor"),
+        (lambda: factor_map(HELD, framed=7), ValueError, "no code 7 to frame; there are [0, 1, 2]"),
+        (lambda: factor_map(HELD.assign(value=-1.0)), ValueError, "at least 0, but got -1"),
+        (lambda: support_scatter(np.eye(3)), ValueError, "(rows, 2), but got (3, 3) with 0 not finite"),
+        (lambda: support_scatter(np.array([[0.0, np.nan]])), ValueError, "(1, 2) with 1 not finite"),
+        (lambda: support_scatter(PLANE, factor=[1, 2], name="hue"), ValueError, "5 rows but 2 values of hue"),
+        (lambda: support_scatter(PLANE, witness=[1.0, 2.0]), ValueError, "two numbers each, but got shape (2,)"),
+        (lambda: traversals(WALK[0]), ValueError, "but got shape (3, 3, 4, 4)"),
+        (lambda: traversals(WALK, codes=["a"]), ValueError, "1 codes for images of 2 codes and 3 steps; give 2"),
+        (lambda: traversals(WALK, values=[0, 1]), ValueError, "2 values for images of 2 codes and 3 steps; give 3"),
+        (lambda: traversals(WALK, dead=[5]), ValueError, "no code 5 to mark; the codes are [0, 1]"),
+        (lambda: traversals(WALK / 9.0), ValueError, "from 0 to 1, but got float64 from 0 to 28.3"),
         (lambda: save(spectra(TABLE), "figure.svg"), ValueError, "saved as .png or .html"),
     ],
 )
@@ -807,3 +828,85 @@ def test_a_similarity_map_without_a_null_has_none_and_a_large_one_no_numbers():
 def test_axes_may_be_named_otherwise():
     state = hv.renderer("bokeh").get_plot(training_curves(METRICS, xlabel="", ylabel="bits")).state
     assert state.xaxis[0].axis_label == "" and state.yaxis[0].axis_label == "bits"
+
+
+# --- codes and factors ------------------------------------------------------------------------------------------------------
+
+
+def test_a_factor_map_prints_its_numbers_and_greys_dead_codes():
+    figure = factor_map(HELD.assign(dead=[False] * 4 + [True]), framed=1, quantity="information (nats)")
+    assert words(figure) == {
+        ("x", "0"): ("1.50", theme.PAPER),
+        ("y", "0"): ("0.10", theme.INK),
+        ("x", "1"): ("0.20", theme.INK),
+        ("y", "1"): ("0.80", theme.INK),
+        ("x", "2 (dead)"): ("0.30", theme.INK),
+    }
+    plot = hv.renderer("bokeh").get_plot(figure)
+    heat, state = next(iter(plot.subplots.values())), plot.state
+    assert (list(state.x_range.factors), list(state.y_range.factors)) == (["x", "y"], ["2 (dead)", "1", "0"])  # first on top
+    assert (heat.handles["color_mapper"].low, heat.handles["color_mapper"].high) == (0, 1.5)
+    coloured = heat.handles["source"].data
+    alive = dict(zip(zip(coloured["down"], coloured["across"], strict=True), coloured["alive"], strict=True))
+    assert alive["2 (dead)", "x"] == "-" and alive["1", "y"] == "0.8", "HoloViews' word for what has no colour of the scale"
+    (frame,) = [part for part in state.center if getattr(part, "name", "") == "framed"]
+    assert (frame.left, frame.right, frame.bottom, frame.top) == (0, 2, 1, 2)
+    assert note(figure) == "information (nats), N = 300"
+
+
+def test_factor_maps_of_runs_share_one_scale_and_mean_over_seeds():
+    seeds = pd.concat([HELD.assign(seed=s, value=HELD["value"] * (1 + s)) for s in (0, 1)])
+    assert words(factor_map(seeds))["x", "0"][0] == "2.25"
+    both = pd.concat([HELD.assign(run="a"), HELD[HELD["code"] < 2].assign(run="b", value=0.5)])
+    layout = factor_map(both, by="run", framed=2)
+    plots = [hv.renderer("bokeh").get_plot(part) for part in layout]
+    assert [plot.state.title.text for plot in plots] == ["a", "b"]
+    assert [next(iter(plot.subplots.values())).handles["color_mapper"].high for plot in plots] == [1.5, 1.5]
+    framed = [[part for part in plot.state.center if getattr(part, "name", "") == "framed"] for plot in plots]
+    assert [len(frames) for frames in framed] == [1, 0]
+    many = pd.DataFrame({"code": range(241), "factor": "x", "value": 1.0})
+    assert words(factor_map(many)) == {} and len(words(factor_map(many[1:]))) == 240
+
+
+def test_a_support_scatter_marks_corners_that_nothing_comes_near():
+    rows = np.array([[0.0, 0], [0, 1], [10, 1], [2, 0]])
+    figure = support_scatter(rows, factor=list("abab"), witness=([10, 0], [10, 1]), unit="sides")
+    parts = {part.label: part for part in figure}
+    assert parts["missing"].dframe()[["x", "y"]].to_numpy().tolist() == [[10, 0]]
+    assert [parts[name].dframe()[["x", "y"]].to_numpy().tolist() for name in "ab"] == [[[0, 0], [10, 1]], [[0, 1], [2, 0]]]
+    x, y = parts["product"].dframe().to_numpy().T
+    assert (x.min(), x.max(), y.min(), y.max()) == (0, 10, 0, 1)
+    assert parts["witness"].dframe().to_numpy().tolist() == [[10, 0, 10, 1]]
+    assert parts["length"].dframe()["words"].tolist() == [" 1.00"]
+    assert "(1 of 4)" in note(figure).replace("\n", " ") and "1.00 sides long." in note(figure).replace("\n", " ")
+    assert "(0 of 4)" in note(support_scatter(rows, near=0.8)).replace("\n", " ")
+    state = hv.renderer("bokeh").get_plot(support_scatter(rows * [0.1, 1])).state
+    spans = [end.end - end.start for end in (state.x_range, state.y_range)]
+    assert state.frame_width / spans[0] == pytest.approx(state.frame_height / spans[1]), "lengths are true"
+
+
+def test_a_support_scatter_of_many_rows_draws_some_and_says_so():
+    codes = np.random.default_rng(0).random((9_000, 2))
+    figure = support_scatter(codes, factor=codes[:, 0])
+    parts = {part.label: part.dframe() for part in figure}
+    rows = parts["rows"]
+    assert len(rows) == 4_000 and "N = 9,000, of which 4,000 are drawn" in note(figure).replace("\n", " ")
+    np.testing.assert_array_equal(rows[["x", "y"]], codes[rows["row"]])
+    np.testing.assert_array_equal(rows["factor"], rows["x"])
+    assert parts["product"].iloc[:, 0].max() == codes[:, 0].max()
+
+
+def test_traversals_lay_a_row_a_code_and_pale_the_dead():
+    figure = traversals(WALK, codes=["a", "b"], values=[-1, 0, 2], dead=["b"], framed="a", size=8)
+    parts = {part.label: part for part in figure}
+    picture = np.stack([parts["traversals"].dimension_values(i, flat=False)[::-1] for i in (2, 3, 4)], -1)
+    assert picture.shape == (2 * 16 + 8, 3 * 16 + 2 * 8, 3)
+    np.testing.assert_array_equal(picture[:16:4, 24:40:4], WALK[0, 1].transpose(1, 2, 0))
+    np.testing.assert_allclose(picture[24::4, :16:4], 255 - 0.35 * (255.0 - WALK[1, 0].transpose(1, 2, 0)), atol=1)
+    state = hv.renderer("bokeh").get_plot(figure).state
+    assert list(state.yaxis[0].major_label_overrides.values()) == ["a", "b (dead)"]
+    assert list(state.xaxis[0].major_label_overrides.values()) == ["−1", "0", "2"]
+    box = parts["framed"].dframe().to_numpy()[0]
+    assert (box[1], box[3]) == (-10, 2), "around the upper row"
+    bytes_, floats = (next(iter(traversals(images))).dframe() for images in (WALK, WALK / 255))
+    np.testing.assert_array_equal(bytes_, floats)
