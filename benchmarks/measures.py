@@ -12,6 +12,9 @@ on one thread unless told otherwise, and the memory needed beyond the features.
 
     python benchmarks/measures.py
     python benchmarks/measures.py --quick
+    python benchmarks/measures.py --device cuda --only rankme "seven measures" "torch svdvals float64"
+
+With ``--device cuda`` the features lie on a GPU, the second call is timed, by the wall's clock, and the memory is the GPU's.
 """
 
 import argparse
@@ -69,13 +72,28 @@ def measure(name: str, z) -> float:
         table = wb.over_layers({"layer": z}, **chosen, variance=lambda z: wb.effective_rank(z, of="eigenvalues"))
         return float(table["value"][0])
     if name.startswith("torch"):
-        s = torch.linalg.svdvals(z).numpy()
+        s = torch.linalg.svdvals(z.double() if z.is_cuda else z).cpu().numpy()
     elif name == "numpy svd thin":
         s = np.linalg.svd(z.numpy(), full_matrices=False)[1]
     else:
         s = np.linalg.svd(z.numpy(), compute_uv=False)
     p = s / s.sum() + 1e-7
     return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def on_gpu(name: str, n: int, d: int) -> None:
+    """Prints what a call took whose features lie on a GPU."""
+    import torch
+
+    z = features(name, n, d).cuda()
+    measure(name, z)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before, wall = torch.cuda.memory_allocated(), time.perf_counter()
+    value = measure(name, z)
+    torch.cuda.synchronize()
+    took = time.perf_counter() - wall
+    print(json.dumps({"cpu": took, "wall": took, "value": value, "memory": (torch.cuda.max_memory_allocated() - before) / 2**20}))
 
 
 def once(name: str, n: int, d: int, threads: int) -> None:
@@ -109,14 +127,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="5,120 x 512, one round")
     parser.add_argument("--only", nargs="*", default=CONTENDERS)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--once", help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.quick:
         a.rows, a.columns, a.rounds = 5120, 512, 1
     if a.once:
-        return once(a.once, a.rows, a.columns, a.threads)
+        return on_gpu(a.once, a.rows, a.columns) if a.device == "cuda" else once(a.once, a.rows, a.columns, a.threads)
     threads = {k: str(a.threads) for k in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    size = ["--rows", str(a.rows), "--columns", str(a.columns), "--threads", str(a.threads)]
+    size = ["--rows", str(a.rows), "--columns", str(a.columns), "--threads", str(a.threads), "--device", a.device]
     results: dict[str, list[dict]] = {name: [] for name in a.only}
     for _ in range(a.rounds):
         for name in a.only:
@@ -125,8 +144,8 @@ def main() -> None:
             results[name].append(json.loads(done.stdout.splitlines()[-1]))
     middle = {name: {k: statistics.median(r[k] for r in rows) for k in rows[0]} for name, rows in results.items()}
     fair = middle.get("numpy svd values", {"cpu": float("nan")})["cpu"]
-    print(f"{a.rows:,} x {a.columns:,}, {a.threads} thread(s), {a.rounds} round(s)")
-    print(f"{'':<28}{'processor s':>12}{'times faster':>14}{'memory MB':>11}{'RankMe':>10}")
+    print(f"{a.rows:,} x {a.columns:,}, {a.device}, {a.threads} thread(s), {a.rounds} round(s)")
+    print(f"{'':<28}{'processor s' if a.device == 'cpu' else 'wall s':>12}{'times faster':>14}{'memory MB':>11}{'RankMe':>10}")
     for name, m in middle.items():
         print(f"{name:<28}{m['cpu']:>12.2f}{fair / m['cpu']:>14.1f}{m['memory']:>11.0f}{m['value']:>10.2f}")
     return None

@@ -3,7 +3,11 @@
 Every contender gets the same network, images, batch size and distribution of views (crop .08-1, flip, jitter .8/.8/.8/.2 at
 p .8, grey .2; blur at 224 px), and runs in a process of its own, one after the other, several rounds of all; medians are shown.
 
-- ``workbench``: ``Trainer.steps`` as it comes; ``workbench fp32``: the same without autocast.
+- ``workbench``: ``Trainer.steps`` as it comes; ``workbench fp32``: the same without autocast; ``workbench no views``: the images
+  as they are in place of views, so that the difference is what views cost; ``workbench deterministic``: with convolutions that
+  give the same bits each time, which a GPU's need not.
+- ``torchvision``: the step of ``workbench`` written by hand (on a GPU with autocast; channels last, fused AdamW, the same loss), of
+  views by torchvision's transforms v2 on uint8 tensors in the workers of a DataLoader, into pinned memory.
 - ``lightly``: its published SimCLR example: a torchvision data set of PIL images, ``SimCLRTransform`` in the workers of a
   DataLoader, two forward passes, ``NTXentLoss``, fp32. ``lightly equal``: with the workbench's autocast and memory layout.
 - ``stable-pretraining``: its CIFAR-10 SimCLR script without loggers and probes: ``MultiViewTransform`` in workers, Lightning;
@@ -112,10 +116,10 @@ class Clock:
 
 
 class Pictures(torch.utils.data.Dataset):
-    """PIL images and a label, as torchvision's data sets in memory give them; as many as the benchmark asks for."""
+    """PIL images (or uint8 tensors) and a label, as torchvision's data sets give them; as many as the benchmark asks for."""
 
-    def __init__(self, pixels: np.ndarray, length: int, transform: Callable | None = None):
-        self.pixels, self.length, self.transform = pixels, length, transform
+    def __init__(self, pixels: np.ndarray, length: int, transform: Callable | None = None, *, tensors: bool = False):
+        self.pixels, self.length, self.transform, self.tensors = pixels, length, transform, tensors
 
     def __len__(self) -> int:
         return self.length
@@ -123,15 +127,19 @@ class Pictures(torch.utils.data.Dataset):
     def __getitem__(self, i: int) -> tuple:
         from PIL import Image
 
-        image = Image.fromarray(self.pixels[i % len(self.pixels)])
+        pixels = self.pixels[i % len(self.pixels)]
+        image = torch.from_numpy(pixels).permute(2, 0, 1) if self.tensors else Image.fromarray(pixels)
         return (self.transform(image) if self.transform else image), 0
 
 
-def workbench(task: Task, *, precision: str = "auto") -> Clock:
+def workbench(task: Task, *, precision: str = "auto", plain: bool = False, deterministic: bool = False) -> Clock:
     from workbench.data.images import Images
     from workbench.objectives.simclr import SimCLR
     from workbench.train import Trainer
     from workbench.views.augment import Augment
+    from workbench.views.plain import Plain
+
+    torch.backends.cudnn.deterministic = deterministic
 
     pixels = torch.from_numpy(task.images()).permute(0, 3, 1, 2).contiguous()
     images = Images(pixels, pd.DataFrame(index=range(len(pixels))), "noise")
@@ -141,9 +149,46 @@ def workbench(task: Task, *, precision: str = "auto") -> Clock:
         epochs=epochs, batch_size=task.batch, device=task.device, precision=precision, compile=task.compile, warmup=0
     )
     clock = Clock(task)
-    for step in trainer.steps(task.network(normalise=True), SimCLR(temperature=0.5), images, views):
+    training = trainer.steps(task.network(normalise=True), SimCLR(temperature=0.5), images, Plain(2) if plain else views)
+    for step in training:
         if clock.step(step.waiting * task.batch / step.rate):
             return clock
+    raise RuntimeError("too few steps")
+
+
+def torchvision(task: Task) -> Clock:
+    from torchvision.transforms import v2
+
+    from workbench.objectives.simclr import nt_xent
+
+    view = v2.Compose(
+        [
+            v2.RandomResizedCrop(task.size, scale=(0.08, 1)),
+            v2.RandomHorizontalFlip(0.5),
+            v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
+            v2.RandomGrayscale(0.2),
+            *([v2.RandomApply([v2.GaussianBlur(task.size // 20 * 2 + 1, (0.1, 2.0))], p=task.blur)] if task.blur else []),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
+    )
+    model = task.network(normalise=True).to(task.device, memory_format=torch.channels_last).train()
+    data = Pictures(task.images(), (task.warm + task.steps) * task.batch, lambda image: (view(image), view(image)), tensors=True)
+    loader = torch.utils.data.DataLoader(
+        data, task.batch, shuffle=True, drop_last=True, num_workers=task.workers, pin_memory=task.device == "cuda"
+    )
+    optimiser = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
+    clock, asked = Clock(task), time.perf_counter()
+    for pair, _ in loader:
+        got = time.perf_counter()
+        x = torch.cat([x.to(task.device, non_blocking=True) for x in pair]).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(task.device, torch.bfloat16, enabled=task.device == "cuda"):
+            z1, z2 = model(x).z.chunk(2)
+        nt_xent(z1, z2, temperature=0.5).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        if clock.step(got - asked):
+            return clock
+        asked = time.perf_counter()
     raise RuntimeError("too few steps")
 
 
@@ -265,6 +310,9 @@ def _batched(task: Task) -> dict[str, object]:
 CONTENDERS: dict[str, Callable[[Task], Clock]] = {
     "workbench": workbench,
     "workbench fp32": lambda task: workbench(task, precision="fp32"),
+    "workbench no views": lambda task: workbench(task, plain=True),
+    "workbench deterministic": lambda task: workbench(task, deterministic=True),
+    "torchvision": torchvision,
     "lightly": lightly,
     "lightly equal": lambda task: lightly(task, equal=True),
     "stable-pretraining": stable_pretraining,

@@ -12,6 +12,7 @@ import tempfile
 import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,6 +166,8 @@ def extract(
 ) -> Features:
     """Runs ``model`` over ``images`` once, in evaluation mode, and keeps the output of every named layer.
 
+    Everything is computed in float32, or the type of the model, also on a GPU.
+
     Maps are averaged over space, (B, C, H, W) and (B, H, W, C) alike. Of a layer that runs more than once, its last output is
     kept. The images are given in the type of the model's parameters.
 
@@ -207,7 +210,7 @@ def extract(
         bar = tqdm(total=last - first, initial=start - first, **shown_as)
         try:
             forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-            with torch.no_grad(), forked, bar, Listening(model, names, tokens) as hear:
+            with torch.no_grad(), forked, bar, all_digits(), Listening(model, names, tokens) as hear:
                 for index, shown, did in _batches(images, start, last, batch_size, views, seed, device):
                     copies = len(shown)
                     parts = [hear(image) for image in shown]
@@ -232,6 +235,20 @@ def extract(
             return Features(store.layers(), factors)
         store.finish(factors, besides=[ACTIONS] if any(str(c).startswith("action.") for c in factors) else [])
         return Features.load(store.folder)
+
+
+@contextmanager
+def all_digits() -> Iterator[None]:
+    """While entered, convolutions of float32 on a GPU keep its 24 bits.
+
+    By default they keep 11 (TF32), and what is rounded away is spread over directions that are not there: it lies far above
+    the floor that spectra of float32 features are read down to.
+    """
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def digest(thing: nn.Module | Images) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from workbench.data.images import Images
@@ -76,7 +77,7 @@ def replay(
     for step in tqdm(
         [s for s in wanted if any((s, name) not in done for name in layers)], desc="replay", unit="step", disable=not progress
     ):
-        model = run.model(step)
+        model = run.model(step).to("cuda" if torch.cuda.is_available() else "cpu")
         seen = extract(model, held_out, layers, progress=False)
         known = extract(model, bank, layers, progress=False) if factor else None
         new = {

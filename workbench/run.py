@@ -256,6 +256,8 @@ class Run:
             TypeError: If the images are no ``Images``.
             KeyError, ValueError: As of ``extract``.
         """
+        import torch
+
         from workbench.data.images import Images
         from workbench.features import Features, digest, extract
 
@@ -271,7 +273,8 @@ class Run:
         missing = sorted(set(names) - {name for store in stores for name in Features.load(store)})
         if missing:
             stores.append(self._inside("features", folder, f"{len(stores):03d}"))
-            extract(self.model(step), images, missing, tokens=tokens, out=stores[-1], progress=progress)
+            model = self.model(step).to("cuda" if torch.cuda.is_available() else "cpu")
+            extract(model, images, missing, tokens=tokens, out=stores[-1], progress=progress)
         kept = [Features.load(store) for store in stores]
         joined = {name: z for features in kept for name, z in features.items()}
         return Features({name: joined[name] for name in names}, kept[0].factors)

@@ -121,13 +121,14 @@ def features(args: argparse.Namespace) -> None:
     workbench features runs/demo --views augment --set views.n=10 --n 500 --out features/views
     """
     import numpy as np
+    import torch
 
     from workbench.features import extract
     from workbench.models.encoder import main_layers
     from workbench.run import Run
 
     run = Run(args.run, allow=args.allow)
-    model = run.model(args.step)
+    model = run.model(args.step).to("cuda" if torch.cuda.is_available() else "cpu")
     images = given_images(args, run) or run.images()
     if args.n is not None and args.n < len(images):
         images = images[np.sort(np.random.default_rng(args.seed).permutation(len(images))[: args.n])]

@@ -27,10 +27,11 @@ def total_correlation(z: Matrix | Moments) -> Measured:
     """
     n, d = shape(z)
     moments = z if isinstance(z, Moments) else Moments.of(z)
-    variance = moments.scatter.diagonal().numpy()
-    moving = variance > 1e-20 * max(float(variance.max()), float(np.square(moments.mean.numpy()).max()) * n, 1e-300)
+    mean, scatter = moments.mean.cpu().numpy(), moments.scatter.cpu().numpy()
+    variance = scatter.diagonal()
+    moving = variance > 1e-20 * max(float(variance.max()), float(np.square(mean).max()) * n, 1e-300)
     scale = np.sqrt(variance[moving])
-    correlation = moments.scatter.numpy()[np.ix_(moving, moving)] / np.outer(scale, scale)
+    correlation = scatter[np.ix_(moving, moving)] / np.outer(scale, scale)
     eigenvalues = np.linalg.eigvalsh(correlation) if len(scale) else np.ones(1)
     floor = len(eigenvalues) * 1e-12
     if eigenvalues.min() < floor:

@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from workbench.measures.measured import Measured, invariant_to
@@ -30,11 +30,14 @@ __all__ = ["MissingCorner", "hausdorff_loss", "hausdorff_support", "missing_corn
 
 Convention = Literal["standardised", "raw", "paper"]
 
-MEMORY = 1 << 20  # distances held at a time: what a cache holds
+MEMORY = 1 << 20  # distances held at a time on a processor: what a cache holds
+HELD = 1 << 26  # the same on other devices, where few and large calls are faster
 PAPERS_BATCH = 128
 
 
-def hausdorff_loss(z: Float[Tensor, "b d"], *, pairs: list[tuple[int, int]] | None = None, standardise: bool = True) -> Tensor:
+def hausdorff_loss(
+    z: Float[Tensor, "b d"], *, pairs: list[tuple[int, int]] | Int[Tensor, "p two"] | None = None, standardise: bool = True
+) -> Tensor:
     """Returns the sum over pairs of codes of the squared Hausdorff distance to the product of their supports.
 
     Exactly that of all B² points of each product, and so is its gradient, where the farthest point is unique.
@@ -58,9 +61,9 @@ def hausdorff_loss(z: Float[Tensor, "b d"], *, pairs: list[tuple[int, int]] | No
         spread = z.std(0, correction=0)
         z = z / torch.where(spread > 0, spread, 1)
     pairs = list(itertools.combinations(range(z.shape[1]), 2)) if pairs is None else pairs
-    if not pairs:
+    if not len(pairs):
         return z.sum() * 0
-    p, q = torch.tensor(pairs, device=z.device).T
+    p, q = torch.as_tensor(pairs, device=z.device).T
     i, j, k = _farthest(z.detach(), p, q)
     return ((z[i, p] - z[k, p]).square() + (z[j, q] - z[k, q]).square()).sum()
 
@@ -158,16 +161,17 @@ def missing_corner(z: Matrix, p: int, q: int, *, standardise: bool = True, grid:
 
 def _farthest(z: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns, for each pair, the rows i, j of the farthest product point and the row k nearest to it."""
-    b = len(z)
+    b, memory = len(z), MEMORY if z.device.type == "cpu" else HELD
     apart = (z.T[:, :, None] - z.T[:, None]).square()  # (D, B, B)
-    rows, found = max(min(MEMORY // b**2, b), 1), []
-    held = apart.new_empty(rows, b, b)
-    for one, other in zip(apart[p], apart[q], strict=True):
-        parts = [torch.add(x[:, None], other, out=held[: len(x)]).amin(-1) for x in one.split(rows)]
-        far = torch.cat(parts).argmax()  # the least without its place first: that takes a fraction of the time
-        i, j = far // b, far % b
-        found.append(torch.stack([i, j, (one[i] + other[j]).argmin()]))
-    return tuple(torch.stack(found, 1))
+    rows, together = max(min(memory // b**2, b), 1), max(memory // b**3, 1)
+    held, found = apart.new_empty(min(together, len(p)), rows, b, b), []
+    for mine, others in zip(p.split(together), q.split(together), strict=True):
+        one, other = apart[mine], apart[others]  # (P, B, B)
+        parts = [torch.add(x[:, :, None], other[:, None], out=held[: len(x), : x.shape[1]]).amin(-1) for x in one.split(rows, 1)]
+        far = torch.cat(parts, 1).flatten(1).argmax(1)  # the least without its place first: that takes a fraction of the time
+        i, j, pair = far // b, far % b, torch.arange(len(far), device=z.device)
+        found.append(torch.stack([i, j, (one[pair, i] + other[pair, j]).argmin(1)]))
+    return torch.cat(found, 1).unbind()
 
 
 def _corner(x: np.ndarray, p: int, q: int, grid: int) -> MissingCorner:

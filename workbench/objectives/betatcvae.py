@@ -98,18 +98,21 @@ def total_correlation(
     """
     apart = (z[:, None] - mean).square() * (-log_variance).exp()
     log_density = -(apart + log_variance + math.log(2 * math.pi)) / 2  # n m k
-    shares = log_shares(len(z), len(mean), max(images, len(mean)), sampling=sampling, first=first).to(log_density)  # n m
+    shares = log_shares(len(z), len(mean), max(images, len(mean)), sampling=sampling, first=first, device=z.device)  # n m
+    shares = shares.to(log_density)
     together = (log_density.sum(2) + shares).logsumexp(1)
     alone = (log_density + shares[:, :, None]).logsumexp(1).sum(1)
     return (together - alone).mean()
 
 
-def log_shares(n: int, m: int, images: int, *, sampling: str, first: int = 0) -> Float[Tensor, "n m"]:
+def log_shares(
+    n: int, m: int, images: int, *, sampling: str, first: int = 0, device: torch.device | str = "cpu"
+) -> Float[Tensor, "n m"]:
     """Returns the logarithms of what a batch's m images count in q(z) for the codes of n of them, from ``first`` on."""
     if sampling == "weighted" or m < 2:
-        return torch.full((n, m), -math.log(images * m), dtype=torch.float64)
-    row = torch.arange(n)
-    shares = torch.full((n, m), 1 / (m - 1), dtype=torch.float64)
+        return torch.full((n, m), -math.log(images * m), dtype=torch.float64, device=device)
+    row = torch.arange(n, device=device)
+    shares = torch.full((n, m), 1 / (m - 1), dtype=torch.float64, device=device)
     shares[row, (row + first + 1) % m] = (images - m + 1) / (images * (m - 1))
     shares[row, row + first] = 1 / images
     return shares.log()

@@ -14,11 +14,11 @@ References:
     https://arxiv.org/abs/2210.07347
 """
 
-import itertools
 from typing import Any
 
 import torch
 import torch.nn as nn
+from jaxtyping import Int
 from torch import Tensor
 
 from workbench.core import Embedding, Views
@@ -91,9 +91,9 @@ class HFS(Objective):
     def after_step(self, model: nn.Module, progress: float) -> None:
         self.objective.after_step(model, progress)
 
-    def drawn(self, z: Tensor) -> list[tuple[int, int]]:
+    def drawn(self, z: Tensor) -> Int[Tensor, "p two"]:
         """Returns pairs of the dimensions of codes, drawn from torch's global generator, the same on all processes."""
-        every = list(itertools.combinations(range(z.shape[1]), 2))
+        every = torch.triu_indices(z.shape[1], z.shape[1], 1, device=z.device).T
         if self.pairs is None or self.pairs >= len(every):
             return every
-        return [every[i] for i in from_first(torch.randperm(len(every), device=z.device))[: self.pairs].tolist()]
+        return every[from_first(torch.randperm(len(every), device=z.device))[: self.pairs]]
