@@ -5,8 +5,8 @@
 - ``suite``: each measure of 10,000 rows of a noisy code of six factors (10, 10, 10, 8, 4, 15 values: 57 classes) and four
   codes of noise, as the literature's setting has it. ``dci scikit-learn`` is its 100 boosted trees a class, two minutes.
 
-Seconds of the processor's own clock and of the wall's, medians of the rounds (the suite: one). With ``--device cuda`` the loss alone
-is timed, there, by the wall's clock, each form twenty times in a row.
+Seconds of the processor's own clock and of the wall's, medians of the rounds (the suite: one). With ``--device cuda`` the
+loss alone is timed, there, by the wall's clock, each form twenty times in a row.
 
     python benchmarks/disentangle.py
     python benchmarks/disentangle.py --quick

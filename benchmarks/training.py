@@ -6,8 +6,8 @@ p .8, grey .2; blur at 224 px), and runs in a process of its own, one after the 
 - ``workbench``: ``Trainer.steps`` as it comes; ``workbench fp32``: the same without autocast; ``workbench no views``: the images
   as they are in place of views, so that the difference is what views cost; ``workbench deterministic``: with convolutions that
   give the same bits each time, which a GPU's need not.
-- ``torchvision``: the step of ``workbench`` written by hand (on a GPU with autocast; channels last, fused AdamW, the same loss), of
-  views by torchvision's transforms v2 on uint8 tensors in the workers of a DataLoader, into pinned memory.
+- ``torchvision``: the step of ``workbench`` written by hand (on a GPU with autocast; channels last, fused AdamW, the same loss),
+  of views by torchvision's transforms v2 on uint8 tensors in the workers of a DataLoader, into pinned memory.
 - ``lightly``: its published SimCLR example: a torchvision data set of PIL images, ``SimCLRTransform`` in the workers of a
   DataLoader, two forward passes, ``NTXentLoss``, fp32. ``lightly equal``: with the workbench's autocast and memory layout.
 - ``stable-pretraining``: its CIFAR-10 SimCLR script without loggers and probes: ``MultiViewTransform`` in workers, Lightning;
@@ -329,7 +329,8 @@ def alone(contender: str, task: Task) -> dict[str, float]:
     """Runs one contender once in a fresh process."""
     asked = [sys.executable, __file__, "--alone", contender, json.dumps(dataclasses.asdict(task))]
     threads = {"OMP_NUM_THREADS": str(task.threads)} if task.threads else {}
-    environment = os.environ | {"WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)} | threads
+    places = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"WANDB_MODE": "disabled", "PYTHONPATH": places} | threads
     done = subprocess.run(asked, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise RuntimeError(f"{contender} failed:\n{done.stderr[-2000:]}")

@@ -99,22 +99,25 @@ def torchvision(size: int, blur: float, *, batched: bool = False) -> Maker:
     return lambda pixels: [torch.stack([chain(p) for p in pixels]) for _ in range(2)]
 
 
+MAKERS: dict[str, Callable[[int, float], Maker]] = {
+    "workbench": workbench,
+    "kornia": kornia,
+    "kornia resample": lambda size, blur: kornia(size, blur, "resample"),
+    "lightly": lightly,
+    "torchvision": torchvision,
+    "torchvision batch": lambda size, blur: torchvision(size, blur, batched=True),
+}
+
+
 def window(size: int) -> int:
     """The side of the blur's window: about a tenth of the view, odd."""
     return max(3, size // 20 * 2 + 1)
 
 
-def measure(size: int, batch: int, rounds: int, device: str) -> pd.DataFrame:
+def measure(size: int, batch: int, rounds: int, device: str, only: list[str] | None = None) -> pd.DataFrame:
     """Returns one row a contender and round: views a second."""
     blur = 0.5 if size > 64 else 0.0
-    makers = {
-        "workbench": workbench(size, blur),
-        "kornia": kornia(size, blur),
-        "kornia resample": kornia(size, blur, "resample"),
-        "lightly": lightly(size, blur),
-        "torchvision": torchvision(size, blur),
-        "torchvision batch": torchvision(size, blur, batched=True),
-    }
+    makers = {name: MAKERS[name](size, blur) for name in only or MAKERS}
     pixels = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(
         device
     )
@@ -144,11 +147,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256, help="images a batch")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", nargs="+", choices=list(MAKERS), help="beside the workbench; by default all")
     parser.add_argument("--out", type=Path, help="a CSV file for every round's numbers")
     options = parser.parse_args()
     if options.device == "cpu":
         torch.set_num_threads(1)
-    table = measure(options.size, options.batch, options.rounds, options.device)
+    only = list(dict.fromkeys(["workbench", *options.only])) if options.only else None
+    table = measure(options.size, options.batch, options.rounds, options.device, only)
     speed = table.groupby("maker", sort=False)["value"].median()
     where = "one thread" if options.device == "cpu" else torch.cuda.get_device_name()
     print(f"{options.size} px, batch {options.batch}, {where}, torch {torch.__version__}, {platform.machine()}")

@@ -11,7 +11,7 @@ sys.modules[spec.name] = benchmark
 spec.loader.exec_module(benchmark)
 
 
-@pytest.mark.parametrize("contender", ["workbench", "workbench fp32", "lightly", "lightly equal"])
+@pytest.mark.parametrize("contender", ["workbench", "workbench no views", "torchvision", "lightly", "lightly equal"])
 def test_contender_takes_the_steps_that_are_timed(contender):
     task = benchmark.Task(batch=8, steps=3, warm=1, workers=0)
     clock = benchmark.CONTENDERS[contender](task)

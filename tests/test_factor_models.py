@@ -570,6 +570,15 @@ def test_hfs_looks_at_the_first_rows_and_at_pairs_by_chance():
     assert seen == each and len(each) > 10
 
 
+def test_hfs_draws_its_pairs_where_the_codes_are():
+    """Different ones, and without a wait: tensors of the device "meta" have no values to ask for."""
+    objective = wb.HFS(pairs=4)
+    drawn = objective.drawn(torch.empty(8, 5))
+    assert len({tuple(pair) for pair in drawn.tolist()}) == 4 and all(0 <= p < q < 5 for p, q in drawn.tolist())
+    assert wb.HFS(pairs=None).drawn(torch.empty(8, 5)).tolist() == [list(p) for p in itertools.combinations(range(5), 2)]
+    assert objective.drawn(torch.empty(8, 5, device="meta")).device.type == "meta"
+
+
 def test_hfs_carries_what_it_is_added_to():
     objective = wb.HFS(wb.SimSiam(), weight=2)
     again = build(describe(objective))

@@ -192,6 +192,21 @@ def test_the_mode_of_the_model_and_the_random_state_are_left_alone(model, images
     assert model.projector.training and not model.backbone.training, "each part keeps its own mode"
 
 
+def test_convolutions_of_features_keep_all_digits_on_a_gpu(images):
+    """What a GPU does with the switch is tested in test_cuda.py."""
+    asked = []
+
+    class Asking(nn.Module):
+        def forward(self, x):
+            asked.append(torch.backends.cudnn.allow_tf32)
+            return x.mean((2, 3))
+
+    before = torch.backends.cudnn.allow_tf32
+    extract(nn.Sequential(Asking()), images, "0", progress=False)
+    assert asked and not any(asked)
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 def test_a_store_on_disk_is_the_same_and_is_a_memory_map(model, images, tmp_path):
     memory = wb.extract(model, images, LAYERS, progress=False)
     disk = wb.extract(model, images, LAYERS, out=tmp_path / "store", batch_size=16, progress=False)

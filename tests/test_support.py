@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from workbench.measures import support
 from workbench.measures.dependence import total_correlation
 from workbench.measures.support import hausdorff_loss, hausdorff_support, missing_corner
 
@@ -41,6 +42,27 @@ def test_the_fast_form_has_the_value_and_the_gradient_of_brute_force(b, d):
     fast, slow = hausdorff_loss(z, pairs=pairs, standardise=False), brute_force(z, pairs)
     assert fast.item() == slow.item()
     assert torch.equal(torch.autograd.grad(fast, z)[0], torch.autograd.grad(slow, z)[0])
+
+
+@pytest.mark.parametrize("memory", [1, 30**2 * 7, 30**3 * 4, 1 << 26])
+def test_portions_of_rows_and_of_pairs_change_nothing(memory, monkeypatch):
+    z = normal(30, 5)
+    expected = brute_force(z, list(itertools.combinations(range(5), 2)))
+    monkeypatch.setattr(support, "MEMORY", memory)
+    assert hausdorff_loss(z, standardise=False).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_pairs_may_be_a_tensor():
+    z, pairs = normal(20, 4), [(0, 2), (3, 1)]
+    assert torch.equal(hausdorff_loss(z, pairs=torch.tensor(pairs)), hausdorff_loss(z, pairs=pairs))
+    assert hausdorff_loss(z, pairs=torch.zeros(0, 2, dtype=torch.long)).item() == 0
+
+
+def test_an_accelerator_is_never_waited_for():
+    """Tensors of the device "meta" have no values: whatever asks for one, as a wait for a GPU would, fails."""
+    z = torch.empty(64, 10, device="meta", requires_grad=True)
+    hausdorff_loss(z, pairs=torch.empty(25, 2, dtype=torch.long, device="meta")).backward()
+    assert z.grad.shape == (64, 10)
 
 
 def test_the_loss_is_the_equation_written_out():
