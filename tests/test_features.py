@@ -202,7 +202,7 @@ def test_convolutions_of_features_keep_all_digits_on_a_gpu(images):
             return x.mean((2, 3))
 
     before = torch.backends.cudnn.allow_tf32
-    extract(nn.Sequential(Asking()), images, "0", progress=False)
+    wb.extract(nn.Sequential(Asking()), images, "0", progress=False)
     assert asked and not any(asked)
     assert torch.backends.cudnn.allow_tf32 == before
 
