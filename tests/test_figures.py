@@ -910,3 +910,4 @@ def test_traversals_lay_a_row_a_code_and_pale_the_dead():
     assert (box[1], box[3]) == (-10, 2), "around the upper row"
     bytes_, floats = (next(iter(traversals(images))).dframe() for images in (WALK, WALK / 255))
     np.testing.assert_array_equal(bytes_, floats)
+    assert hv.renderer("bokeh").get_plot(traversals(WALK)).state.xaxis[0].visible is False, "without values there is no axis"

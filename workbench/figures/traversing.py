@@ -79,7 +79,7 @@ def traversals(
     looks = {"yticks": [(-i * high - (high - GAP) / 2, words) for i, words in enumerate(said)], "ylabel": "code"}
     told = [] if values is None else [f"{value:.2g}".replace("-", "−") for value in values]
     ticks = [(i * wide + (wide - GAP) / 2, words) for i, words in enumerate(told)]
-    looks |= {"xticks": ticks, "xlabel": "value that the code is set to", "xaxis": "top" if ticks else None}
+    looks |= {"xticks": ticks or 0, "xlabel": "value that the code is set to", "xaxis": "top" if ticks else None}
     looks |= {"width": steps * wide, "height": rows * high, "show_legend": False, "hooks": [theme.bare]}
     looks |= {"xlim": (-GAP / 2, steps * wide - GAP / 2), "ylim": (-rows * high + GAP / 2, GAP / 2)}
     return theme.frame(hv.Overlay(parts), title=title, **(looks | options))
