@@ -8,6 +8,7 @@ import inspect
 import itertools
 import os
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -92,6 +93,38 @@ def test_every_objective_trains(kind, precision, garments, sprites):
         assert {v.device.type for v in step.terms.values()} == {DEVICE}
     assert {p.device.type for module in (model, objective) for p in module.parameters()} == {DEVICE}
     assert any(not torch.equal(v.cpu(), before[k]) for k, v in model.state_dict().items() if k.startswith("backbone"))
+
+
+@contextmanager
+def no_waiting():
+    """While entered, whatever has the host wait for the GPU raises RuntimeError."""
+    if DEVICE == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        if DEVICE == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+
+
+ALONE = [k for k in OBJECTIVES if k != "AdaVAE"]  # pairs of images that share factors are looked up by the host
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lars"])
+@pytest.mark.parametrize("name", ALONE)
+def test_a_step_never_waits_for_the_device(name, optimizer, garments, sprites):
+    training = trainer(optimizer=optimizer).steps(*parts(made(OBJECTIVES[name]), garments, sprites))
+    next(training), next(training)
+    with no_waiting():
+        next(training)
+
+
+def test_drawing_views_again_never_waits_for_the_device(garments, sprites):
+    for images in (garments, sprites):
+        views, pixels, index = wb.Rerender(images), images.to(DEVICE).pixels[:8], torch.arange(8, device=DEVICE)
+        views(pixels, index)
+        with no_waiting():
+            views(pixels, index)
 
 
 @pytest.mark.parametrize("vary", [None, ["rotation", "scale"]], ids=["all", "pose"])

@@ -1,5 +1,7 @@
 """What every drawn data set shares: colours of hue, saturation and value, and a table of factors made pixels."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 import torch
@@ -43,9 +45,15 @@ def rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     A channel is v - v s max(0, min(k, 4 - k, 1)) with k = (m + 6 hue) mod 6 and m = 5, 3, 1 for red, green, blue
     (Smith, "Color gamut transform pairs", SIGGRAPH 1978, in closed form).
     """
-    m = hue.new_tensor([5.0, 3.0, 1.0]).view(1, 3, *[1] * (hue.ndim - 1))
+    m = 5 - 2 * torch.arange(3, device=hue.device, dtype=hue.dtype).view(1, 3, *[1] * (hue.ndim - 1))
     k = (m + 6 * hue.unsqueeze(1)) % 6
     return value.unsqueeze(1) * (1 - saturation.unsqueeze(1) * torch.minimum(k, 4 - k).clamp(0, 1))
+
+
+@functools.lru_cache(maxsize=64)
+def held(numbers: tuple, device: str) -> Tensor:
+    """Returns numbers as a float tensor that is kept on a device: bringing them there would wait, each time, for the device."""
+    return torch.tensor(numbers, dtype=torch.float32, device=device)
 
 
 def grid(size: int, device: torch.device) -> tuple[Tensor, Tensor]:

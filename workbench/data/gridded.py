@@ -15,7 +15,7 @@ import torch
 from pandas.api.types import is_numeric_dtype
 from torch import Tensor
 
-from workbench.data.drawing import draw
+from workbench.data.drawing import draw, held
 from workbench.data.images import Images
 
 __all__ = ["factor_numbers"]
@@ -43,7 +43,7 @@ class GridRenderer:
         """Returns ``n`` draws of every nuisance from its values in the grid, each float (n,)."""
         drawn = {}
         for name in self.nuisances:
-            values = torch.tensor(self.grid[name], dtype=torch.float32, device=device)
+            values = held(self.grid[name], str(device))
             drawn[name] = values[torch.randint(len(values), (n,), generator=generator, device=device)]
         return drawn
 

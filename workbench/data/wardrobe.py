@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.data.drawing import draw, grid, rgb, whole
+from workbench.data.drawing import draw, grid, held, rgb, whole
 from workbench.data.fashion import FASHION_CLASSES, SIDE, embedded
 from workbench.data.images import Images
 
@@ -118,7 +118,7 @@ class GarmentRenderer:
         self, n: int, *, generator: torch.Generator | None = None, device: str | torch.device = "cpu"
     ) -> dict[str, Tensor]:
         """Returns ``n`` uniform draws of every nuisance, each float (n,)."""
-        low, high = torch.tensor(list(self.ranges.values()), device=device).unbind(1)
+        low, high = held(tuple(self.ranges.values()), str(device)).unbind(1)
         draws = low + (high - low) * torch.rand(n, len(low), generator=generator, device=device)
         return dict(zip(self.ranges, draws.unbind(1), strict=True))
 

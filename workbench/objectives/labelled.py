@@ -61,7 +61,8 @@ class Labelled(Objective):
         """Returns the number of the class of each image of a batch, or says that no labels were read."""
         if self.labels is None:
             raise RuntimeError(self._unread)
-        return self.labels[views.index.to(self.labels.device)]
+        self.labels = self.labels.to(views.index.device)  # once: the index would be waited for at every step
+        return self.labels[views.index]
 
     def known_classes(self) -> list[Any]:
         """Returns the classes, or says that no labels were read."""

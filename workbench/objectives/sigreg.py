@@ -109,7 +109,8 @@ class SIGReg(Objective):
         images = checked(views, "SIGReg")
         z = torch.stack([e.z for e in embed_together(model, images)])  # v n k
         largest = max(x[0].numel() for x in images)
-        agreement = invariance(z, z[[x[0].numel() == largest for x in images]].mean(0))
+        centre = torch.stack([e for e, x in zip(z, images, strict=True) if x[0].numel() == largest]).mean(0)
+        agreement = invariance(z, centre)
         statistic = self.statistic(z)
         loss = (1 - self.weight) * agreement + self.weight * statistic
         return {"loss": loss, "invariance": agreement, "sigreg": statistic}
