@@ -227,18 +227,23 @@ def _words(factors: pd.DataFrame, name: str) -> dict[Any, str]:
 
 def pictured(images: Images) -> pd.DataFrame:
     """Returns the columns ``row`` and ``thumbnail`` (PNG, at most 64 pixels a side), and every factor as ``factor.NAME``."""
-    from PIL import Image
-
     pictures = []
     for start in range(0, len(images), CHUNK):
         for pixels in images.at(range(start, min(start + CHUNK, len(images)))).cpu().permute(0, 2, 3, 1).numpy():
-            picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-            picture.thumbnail((SIDE, SIDE))
-            file = io.BytesIO()
-            picture.save(file, "PNG")
-            pictures.append(file.getvalue())
+            pictures.append(thumbnail(pixels))
     table = pd.DataFrame({"row": np.arange(len(images)), "thumbnail": pictures})
     return table.join(images.factors.reset_index(drop=True).add_prefix("factor."))
+
+
+def thumbnail(pixels: np.ndarray) -> bytes:
+    """Returns an image (H, W, C), uint8, as a PNG of at most 64 pixels a side."""
+    from PIL import Image
+
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    picture.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
 
 
 def _in_order(table: pd.DataFrame, layers: list[str]) -> pd.DataFrame:

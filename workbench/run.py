@@ -207,6 +207,16 @@ class Run:
             )
         return images
 
+    def images_before(self) -> Images:
+        """Returns the images that a correlation of factors was made of, in which factors do not go together; without one, its own.
+
+        Raises:
+            ValueError: As :meth:`images`.
+        """
+        recipe = self._recorded("images").get("recipe")
+        before = _before(recipe)
+        return self.images() if before is recipe else self._drawn(before)
+
     def held_out(self) -> Images | None:
         """Returns images of the same kind that it was not trained on: the test split, or, of random drawings, another seed.
 
@@ -389,6 +399,16 @@ def runs(folder: str | Path = "runs") -> pd.DataFrame:
         except Exception as error:  # one damaged run, whatever is wrong with it, must not hide the others
             rows.append({"run": str(path.parent.relative_to(folder)), "finished": False, "error": str(error)})
     return pd.DataFrame(rows)
+
+
+def _before(recipe: Any) -> Any:
+    """The recipe without the correlation in it; the same where there is none."""
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("images"), dict):
+        return recipe
+    if recipe.get("is") == "workbench.data.correlation:correlate":
+        return recipe["images"]
+    inner = _before(recipe["images"])
+    return recipe if inner is recipe["images"] else inner
 
 
 def _unseen(recipe: Any) -> dict[str, Any] | None:
