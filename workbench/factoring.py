@@ -144,7 +144,9 @@ def factor_steps(
         "correlations": _pairs_of(factor_correlations(factors)),
         "together": _together(run, list(factors)),
         "codes": pd.DataFrame(z[:, chosen].astype(np.float32), columns=[f"code.{i}" for i in chosen]),
-        "dims": dims.assign(shown=dims["code"].isin(chosen), place=[chosen.index(c) if c in chosen else -1 for c in dims["code"]]),
+        "dims": dims.assign(
+            shown=dims["code"].isin(chosen), place=[chosen.index(c) if c in chosen else -1 for c in dims["code"]]
+        ),
         "matrices": pd.concat(
             [_cells(matrix.iloc[chosen], name) for name, matrix in (("information", information), ("importance", importance))],
             ignore_index=True,

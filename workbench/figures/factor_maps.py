@@ -87,7 +87,7 @@ def factor_map(
     heat = heat.opts(cmap=list(theme.DEEP), clim=(0, top), colorbar=True, clabel=" ")
     heat = heat.opts(line_color=theme.PAPER, line_width=2, tools=["hover"], hover_tooltips=tips)
     words = [_words(cells, [across, down], top, dark=dark) for dark in (False, True) if wide * high <= PRINTED]
-    hooks = [theme.bare, *([] if row is None else [_Frame(high - 1 - row, wide)])]
+    hooks = [theme.bare, *([] if row is None else [lambda plot, element: frame_row(plot, high - 1 - row, wide)])]
     looks = {
         "width": max(52 * wide, 260),
         "height": max(28 * high, 76),
@@ -104,17 +104,12 @@ def _words(cells: pd.DataFrame, dims: list[hv.Dimension], top: float, *, dark: b
     return labels.opts(text_color=theme.PAPER if dark else theme.INK, text_font_size=theme.SIZE["note"])
 
 
-class _Frame:
-    """The hook that draws a frame around a row (from below) of a map; called again, it moves the frame."""
-
-    def __init__(self, row: int, wide: int) -> None:
-        self.row, self.wide = row, wide
-
-    def __call__(self, plot: Any, element: Any) -> None:
-        figure = plot.handles["plot"]
-        frames = [part for part in figure.center if isinstance(part, BoxAnnotation) and part.name == "framed"]
-        if not frames:
-            looks = {"fill_alpha": 0, "line_width": 3.5, "line_alpha": 1, "line_color": theme.PAIR[1]}
-            frames = [BoxAnnotation(name="framed", **looks)]
-            figure.add_layout(frames[0])
-        frames[0].update(left=0, right=self.wide, bottom=self.row, top=self.row + 1)
+def frame_row(plot: Any, row: int, wide: int) -> None:
+    """Draws a frame around a row (from below) of a drawn :func:`factor_map` of ``wide`` factors; called again, it moves the frame."""
+    figure = plot.handles["plot"]
+    frames = [part for part in figure.center if isinstance(part, BoxAnnotation) and part.name == "framed"]
+    if not frames:
+        looks = {"fill_alpha": 0, "line_width": 3.5, "line_alpha": 1, "line_color": theme.PAIR[1]}
+        frames = [BoxAnnotation(name="framed", **looks)]
+        figure.add_layout(frames[0])
+    frames[0].update(left=0, right=wide, bottom=row, top=row + 1)

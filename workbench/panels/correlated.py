@@ -74,7 +74,9 @@ def _record(subject: Subject) -> dict[str, Any]:
 def _same(spec: Mapping[str, Any]) -> str:
     """What two runs that differ in their correlation alone have in common."""
     trainer = spec.get("trainer")
-    trainer = {k: v for k, v in trainer.items() if k not in ("device", "precision", "compile")} if isinstance(trainer, dict) else 0
+    trainer = (
+        {k: v for k, v in trainer.items() if k not in ("device", "precision", "compile")} if isinstance(trainer, dict) else 0
+    )
     parts = [spec.get(part) for part in ("model", "objective", "views")]
     return json.dumps([trainer, *parts, _before(_recipe(spec))], sort_keys=True)
 
@@ -100,5 +102,7 @@ def _before(recipe: dict[str, Any]) -> dict[str, Any]:
 def _pairs(a: Any, b: Any) -> tuple[tuple[str, str], ...]:
     table = {a: b} if isinstance(a, str) else a if isinstance(a, dict) else {}
     return tuple(
-        (str(one), str(other)) for one, others in table.items() for other in ([others] if isinstance(others, str) else others or ())
+        (str(one), str(other))
+        for one, others in table.items()
+        for other in ([others] if isinstance(others, str) else others or ())
     )

@@ -288,6 +288,11 @@ class FactorSide(param.Parameterized):
         both = {"x": codes[f"code.{self.code}"], "y": codes[f"code.{self.other}"], "number": images[f"number.{self.factor}"]}
         return pd.DataFrame(both).assign(row=np.arange(len(codes)))
 
+    def values_of_factor(self) -> list[Any]:
+        """The factor of each image, as it is in the images' table: words or numbers."""
+        images = self.tables["images"]
+        return images[f"factor.{self.factor}" if f"factor.{self.factor}" in images else f"number.{self.factor}"].tolist()
+
     def corner(self) -> dict[str, float] | None:
         """The emptiest corner of the two codes: ``x``, ``y``, the nearest image's, ``row``, and ``distance`` in deviations."""
         table = self.tables["supports"]
@@ -403,21 +408,15 @@ class FactorSide(param.Parameterized):
         files = (self.found[self.subject].path / "tables" / "factored").glob("*/*/*/about.parquet")
         return sorted(f"{file} {file.stat().st_mtime_ns}" for file in files)
 
-    def begin(self) -> Iterator[Any]:
-        """Judges the layer as it is chosen now, and keeps the tables; yields how far it has come. Torch comes then."""
-        return _judged(self.found[self.subject], layer=self.layer, where=self.where)
 
-
-def _judged(subject: Subject, **asked: Any) -> Iterator[Any]:
+def judging(subject: Subject, *, layer: str, where: str) -> Iterator[Any]:
+    """Judges a layer of a subject, and keeps the tables; yields how far it has come."""
     images = subject.images() if subject.images else None
     if subject.model and images is None:
         from workbench.data.stage import scenes
 
         images = scenes(SCENES)
-    where = asked.pop("where") if images is None else "uniform"
-    if images is not None:
-        asked.pop("where", None)
-    yield from factor_steps(subject.run(images), images, where=where, **asked)
+    yield from factor_steps(subject.run(images), images, layer=layer, where=where)
 
 
 def _percent(share: float) -> str:

@@ -1,12 +1,13 @@
 """Two runs and the factors of the world, without a picture: what moves both columns, and which of the two tells factors apart."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import param
 
 from workbench.panels.correlated import Correlation, relatives
-from workbench.panels.factor_side import WHERE, FactorSide
+from workbench.factoring import judged_layers
+from workbench.panels.factor_side import WHERE, FactorSide, judging
 from workbench.panels.layer_cuts import Subject
 
 __all__ = ["FactorState"]
@@ -42,6 +43,17 @@ class FactorState(param.Parameterized):
             side.param.watch(self._follow, ["factor", "row"])
             side.param.watch(lambda event: self._offer(), "subject")
         self._offer()
+        self._follow(None, self.sides[0])
+
+    @property
+    def moving(self) -> bool:
+        """Whether a choice is being carried over to the other column, so that there is nothing to draw yet."""
+        return self._busy
+
+    def refresh(self) -> None:
+        """Takes up the tables of both sides as they are now."""
+        for side in self.sides:
+            side.refresh()
         self._follow(None, self.sides[0])
 
     # what moves both columns
@@ -143,6 +155,40 @@ class FactorState(param.Parameterized):
         factor = self.sides[0].factor
         return next((pair for pair in pairs if factor in pair), (pairs or [None])[0])
 
+    def correlated(self) -> bool:
+        """Whether there are two ways to judge: some side's images are correlated, and not given by the reader."""
+        return any(side.correlation().pairs and self.found[side.subject].images is None for side in self.sides)
+
+    # judging
+
+    def kept(self) -> list[str]:
+        """The files of all that was judged of either side; another list where something new was kept."""
+        return [file for side in self.sides for file in side.kept()]
+
+    def unjudged(self) -> list[str]:
+        """What is shown and was not judged, then what the slider leads to and was not; by name."""
+        return list(dict.fromkeys(name for name, *_ in self._jobs()))
+
+    def _jobs(self) -> list[tuple[str, str, str]]:
+        """The subject, layer and images of all that was not judged yet."""
+        shown = [(side.subject, side.layer, side.where) for side in self.sides if side.found and not side.judged()]
+        more = [
+            (name, side.layer, side.where)
+            for side in self.sides
+            for name, _ in self.correlations(side).values()
+            if name != side.subject and self.slides() and not _judged(self.found[name], side.layer, side.where)
+        ]
+        return list(dict.fromkeys([*shown, *more]))
+
+    def begin(self) -> Iterator[Any]:
+        """Judges what was not judged yet, and keeps the tables; yields how far it has come. Torch comes then."""
+        jobs = self._jobs()
+        return (
+            Come((i + at.share) / len(jobs), f"{name}: {at.next}")
+            for i, (name, layer, where) in enumerate(jobs)
+            for at in judging(self.found[name], layer=layer, where=where)
+        )
+
     # in words
 
     def title(self) -> str:
@@ -169,6 +215,20 @@ class FactorState(param.Parameterized):
         on = f"judged on {judged[0].about('n'):,} {judged[0].about('images')}" if judged else ""
         seeds = "one run each, and other seeds may differ as much" if len(judged) == 2 else ""
         return "; ".join(filter(None, [*trained, on, seeds])) + "." if judged else ""
+
+
+class Come(NamedTuple):
+    """How far the judging has come: the share that is done, from 0 to 1, and what is done next."""
+
+    share: float
+    next: str
+
+
+def _judged(subject: Subject, layer: str, where: str) -> bool:
+    try:
+        return layer in judged_layers(subject.run(), where=where)[1]
+    except (OSError, ValueError, KeyError):
+        return True  # it cannot be judged, and says so when it is looked at
 
 
 def _alike(sides: list[FactorSide]) -> bool:

@@ -38,6 +38,8 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[dict[str, Run], list[str]]:
             except (OSError, ValueError) as error:
                 complaints.append(f"{error}.".replace("..", "."))
                 continue
+            if any(folder.resolve() == other.path.resolve() for other in found.values()):
+                continue  # named, and in a folder that was named
             name = folder.name if folder.name not in found else str(folder)
             found[name] = run
     return found, complaints
