@@ -49,7 +49,7 @@ NARROW = 64  # codes up to which all are kept, and trees are as many as in the l
 TREES, FEW = 100, 10
 VALUES = 20  # of a factor; of more, bins
 DEAD = 0.05  # of the largest spread of a code
-EXAMPLES, TURNS = 8, 9  # images whose codes are turned, and pictures a code
+EXAMPLES, TURNS = 8, 7  # images whose codes are turned, and pictures a code
 CHUNK = 256
 
 

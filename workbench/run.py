@@ -208,7 +208,7 @@ class Run:
         return images
 
     def images_before(self) -> Images:
-        """Returns the images that a correlation of factors was made of, in which factors do not go together; without one, its own.
+        """Returns the images that a correlation of factors was made of, in which none go together; without one, its own.
 
         Raises:
             ValueError: As :meth:`images`.

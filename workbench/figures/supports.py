@@ -34,7 +34,7 @@ def support_scatter(
 
     Arguments:
         codes: (N, 2); of more than 4,000 rows, evenly many apart are drawn.
-        factor: N values that colour the points: up to 12 different ones are categories, more numbers are a scale.
+        factor: N values that colour the points: numbers with a point, and more than 12 different ones, are a scale, else categories.
         name: Of the factor.
         witness: Two places, such as ``point`` and ``nearest`` of ``wb.missing_corner``, in the codes' own units: give it and the
             figure the same codes, and it ``standardise=False``.
@@ -72,7 +72,7 @@ def support_scatter(
     shown = np.unique(np.linspace(0, len(xy) - 1, min(len(xy), MOST)).round().astype(int))
     table = pd.DataFrame(xy[shown], columns=["x", "y"]).assign(row=shown)
     parts = _points(table, None if factor is None else pd.Series(list(factor)).iloc[shown].to_numpy(), name)
-    box = hv.Path([corners[[0, 1, 3, 2, 0]]], label="product")
+    box = hv.Path([dict(zip("xy", corners[[0, 1, 3, 2, 0]].T, strict=True))], ["x", "y"], label="product")
     parts.append(box.opts(color=theme.QUIET, line_dash="dashed", line_width=1.6, show_legend=False))
     cross = hv.Points(missing, ["x", "y"], label="missing")
     parts.append(cross.opts(marker="x", color=theme.INK, size=15, line_width=3, show_legend=False))
@@ -92,6 +92,9 @@ def _points(table: pd.DataFrame, factor: np.ndarray | None, name: str) -> list[h
         points = hv.Points(table, ["x", "y"], "row", label="rows")
         return [points.opts(color=theme.CATEGORIES[0], show_legend=False, **looks)]
     scale, table = _scale(table.assign(factor=factor), "factor", name)
+    if pd.api.types.is_float_dtype(factor):  # quantities have an order, however few they are
+        table = table.assign(factor=factor)
+        scale = {"color": "factor", "cmap": list(theme.RAMPS["layer"]), "colorbar": True, "clabel": name}
     looks["hover_tooltips"] = [("row", "@row"), (name, "@factor")]
     if not isinstance(scale["cmap"], dict):
         points = hv.Points(table, ["x", "y"], ["factor", "row"], label="rows")

@@ -3,9 +3,10 @@
 import base64
 import html
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import holoviews as hv
 import numpy as np
 import panel as pn
 import panel_material_ui as pmui
@@ -22,7 +23,6 @@ __all__ = ["FactorColumn"]
 
 ROW = 42  # screen pixels of a code: its slider, and what is drawn when it is turned
 QUANTITIES = {"information": "share of the factor's entropy", "importance": "importance, each factor's of sum 1"}
-NAMES = {"information": "What each code says of each factor", "importance": "Which code each factor is read from"}
 SCORES = (
     ("disentanglement", "DCI-D"),
     ("completeness", "C"),
@@ -32,7 +32,7 @@ SCORES = (
     ("infom", "InfoM"),
     ("infoe", "E"),
     ("infoc", "C"),
-    ("hausdorff_support", "HFS"),
+    ("hausdorff_support", "Hausdorff"),
 )
 
 
@@ -51,8 +51,7 @@ class FactorColumn(pn.viewable.Viewer):
         self._plots: weakref.WeakSet = weakref.WeakSet()
         self.sliders: dict[int, pmui.FloatSlider] = {}
         self._build()
-        self.side.param.watch(lambda *events: self.redraw(), ["values"])
-        self.side.param.watch(lambda *events: self.draw(), ["factor", "code", "other", "row"])
+        self.side.param.watch(lambda *events: self.side.moving or self.redraw(), "values")
 
     def __panel__(self) -> pn.viewable.Viewable:
         return self._layout
@@ -65,11 +64,12 @@ class FactorColumn(pn.viewable.Viewer):
         self.said = pn.pane.HTML("", margin=(2, 10, 4, 10), **wide)
         self.map, self.scatter = Picture(least=255, tapped=None), Picture(least=255, tapped=self._tap_scatter)
         self.examples = Clickable(self._show_image, margin=(0, 10, 6, 10), **wide)
-        self._turning = pn.Column(width=150, margin=(0, 0, 0, 4))
+        self._turning = pn.Column(width=116, margin=(0, 0, 0, 4))
         self.strips = Clickable(lambda code: self.side.choose(code), margin=0, styles={"flex": "none"})
         self.image = pn.pane.HTML("", width=92, margin=(0, 0, 0, 10))
         self._latents = pn.Column(self.examples, pn.Row(self._turning, self.strips, self.image, margin=0), margin=0, **wide)
         self.without = pn.pane.HTML("", margin=(4, 10), visible=False, **wide)
+        self.note = pn.pane.HTML("", margin=(0, 10), **wide)
         self.suite = pn.pane.HTML("", margin=(10, 10), **wide)
         subject = pmui.Select.from_param(state.subject, label="Run or model", **small)
         self._layer = pmui.Select.from_param(state.layer, label="Layer", **small)
@@ -78,8 +78,8 @@ class FactorColumn(pn.viewable.Viewer):
             pmui.Select.from_param(state.other, label="Code upwards", **small),
             **wide,
         )
-        pictures = pn.FlexBox(self.map, pn.Column(self.scatter, styles={"flex": "1 1 255px"}), flex_wrap="wrap", **wide)
-        self.pictures = pn.Column(self.said, self._latents, self.without, pictures, self._codes, self.suite, **wide)
+        pictures = pn.FlexBox(self.map, self.scatter, flex_wrap="wrap", **wide)
+        self.pictures = pn.Column(self.said, self._latents, self.without, pictures, self.note, self._codes, self.suite, **wide)
         self._layout = pn.Column(
             pn.Row(subject, self._layer, **wide),
             self.trouble,
@@ -135,9 +135,8 @@ class FactorColumn(pn.viewable.Viewer):
             self._drawn = now
             self._plots.clear()
             table = side.matrix(self.kind)
-            looks = {"responsive": True, "height": max(22 * len(side.codes()), 130) + 120, "title": NAMES[self.kind]}
-            note = f"{QUANTITIES[self.kind]}. Grey: dead codes. Click a cell."
-            figure = factor_map(table, quantity=QUANTITIES[self.kind], note=note, colorbar=False, **looks)
+            looks = {"responsive": True, "height": self._height(), "title": "Code by factor"}
+            figure = factor_map(table, note="", **looks).opts(hv.opts.HeatMap(colorbar=False))
             self.map.show(None)
             self.map.show(figure.opts(hooks=[*figure.opts.get("plot").kwargs["hooks"], self._wire]))
             self._build_sliders()
@@ -153,6 +152,9 @@ class FactorColumn(pn.viewable.Viewer):
             self.examples.object = self._examples()
             self.redraw()
             self._draw_strips()
+
+    def _height(self) -> int:
+        return max(22 * len(self.side.codes()), 130) + 135
 
     def _factors(self) -> list[str]:
         return list(dict.fromkeys(self.side.matrix(self.kind)["factor"]))
@@ -195,30 +197,45 @@ class FactorColumn(pn.viewable.Viewer):
             ends = {"x": np.array([corner["x"], corner["near_x"]]), "y": np.array([corner["y"], corner["near_y"]])}
             witness = self._standardised(ends)
         dead = {side.code, side.other} & side.dead()
-        said = f"Codes {side.code} and {side.other}: emptiest corner {corner['distance']:.2f} away" if corner else ""
-        note = f"In standard deviations. Dashed: the product of both supports; ×: its empty corners. HFS of the pair "
-        note += f"{corner['distance'] ** 2:.2f}, of all pairs {side.score('hausdorff_support'):.2f}." if corner else "none."
-        note += f" Code {min(dead)} is dead: its unit is noise." if dead else ""
+        said = f"Emptiest corner: {corner['distance']:.2f} away" if corner else "Support"
+        squared = f"{corner['distance'] ** 2:.2f}" if corner else "–"
+        self.note.object = (
+            f'<div style="{TEXT}{SMALL}color:{theme.QUIET};line-height:1.35">Left: {QUANTITIES[self.kind]}; dead codes grey; click a '
+            f"cell. Right: codes in standard deviations; ×: corners of the product of their supports that no image comes near; the "
+            f"line leads from its emptiest place to the nearest image, squared {squared} (mean of all pairs "
+            f"{side.score('hausdorff_support'):.2f}){f'; code {min(dead)} is dead, its unit is noise' if dead else ''}.</div>"
+        )
         axes = tuple(f"code {code}" for code in (side.code, side.other))
-        looks = {"responsive": True, "height": max(22 * len(side.codes()), 130) + 120, "note": note, "title": said}
+        looks = {"responsive": True, "height": self._height(), "note": "", "title": said}
         figure = support_scatter(
             self._standardised(table), factor=side.values_of_factor(), name=side.factor, witness=witness, axes=axes, **looks
         )
-        self.scatter.show(figure)
+        self.scatter.show(figure.opts(hv.opts.Points(colorbar_position="bottom", colorbar_opts={"height": 8})))
 
     # traversals
 
     def _build_sliders(self) -> None:
+        """A slider a code, with its range; those that are there are taken again."""
         ranges = self.side.ranges() if self.side.decodes() else {}
-        values = self.side.values
-        self.sliders = {}
+        if list(ranges) != list(self.sliders):
+            self.sliders = {}
+            for code in ranges:
+                looks = {"show_value": False, "size": "small", "label": "", "width": 104, "height": ROW, "margin": (0, 0, 0, 6)}
+                self.sliders[code] = pmui.FloatSlider(start=-1, end=1, step=0.01, value=0, **looks)
+                self.sliders[code].param.watch(lambda event, code=code: self._turn(code, event.new), "value")
+            self._turning[:] = [pn.Spacer(height=HEAD), *self.sliders.values()]
+        self._set_sliders(ranges)
+
+    def _set_sliders(self, ranges: Mapping[int, tuple[float, float]]) -> None:
+        """Sets the sliders to the codes that are drawn, each as far as it goes or the code lies."""
+        self._setting = True
         for code, (low, high) in ranges.items():
-            start, end = min(low, values[code]), max(high, values[code])
-            looks = {"show_value": False, "size": "small", "label": "", "width": 140, "height": ROW, "margin": (0, 0, 0, 6)}
-            slider = pmui.FloatSlider(start=start, end=end, step=(end - start) / 100, value=values[code], **looks)
-            slider.param.watch(lambda event, code=code: self._turn(code, event.new), "value")
-            self.sliders[code] = slider
-        self._turning[:] = [pn.Spacer(height=HEAD), *self.sliders.values()]
+            value = self.side.values[code]
+            start, end = min(low, value), max(high, value)
+            new = {"start": start, "end": end, "step": (end - start) / 100 or 1e-6, "value": value}
+            slider = self.sliders[code]
+            slider.param.update(**{name: v for name, v in new.items() if getattr(slider, name) != v})
+        self._setting = False
 
     def redraw(self) -> None:
         """Draws the codes as they are turned; where the decoder is not there yet, begins to load it."""
@@ -226,11 +243,7 @@ class FactorColumn(pn.viewable.Viewer):
         if not side.decodes() or not side.values:
             return
         with pn.io.hold():
-            self._setting = True
-            for code, slider in self.sliders.items():
-                value = side.values[code]
-                slider.param.update(start=min(slider.start, value), end=max(slider.end, value), value=value)
-            self._setting = False
+            self._set_sliders(side.ranges())
             png, words = side.drawn(), "as decoded"
             if png is None:
                 side.decoder().load(self._loaded)

@@ -53,12 +53,11 @@ class Factors(pn.viewable.Viewer):
         found, complaints = find_subjects(given, out=out, images=images)
         self.state = FactorState(found)
         self.columns = [FactorColumn(side) for side in self.state.sides]
-        self._mapped: Any = None
-        self._busy = False
+        self._chosen: list[list[Any]] = []
         self._build(complaints)
-        self.state.param.watch(lambda *events: self.draw(), ["matrix", "where", "sigma", "kind"])
+        self.state.param.watch(lambda *events: self._turn(), BOTH)
         for side in self.state.sides:
-            side.param.watch(lambda *events: self.draw(), ["subject", "layer", "factor"])
+            side.param.watch(lambda *events: self._turn(), ONE)
         self.renew()
 
     def __panel__(self) -> pn.viewable.Viewable:
@@ -75,20 +74,20 @@ class Factors(pn.viewable.Viewer):
         self._matrix = pmui.Select.from_param(state.param.matrix, label="Matrix", **small)
         self._where = pmui.Select.from_param(state.param.where, label="Judged on", **small)
         self._kind = pmui.Select.from_param(state.param.kind, label="Go together in training", **small)
-        self.slider = pmui.DiscreteSlider.from_param(state.param.sigma, label="Training correlation, σ", **wide)
+        self.slider = pmui.DiscreteSlider.from_param(state.param.sigma, label="Training correlation, σ", description="", **wide)
         self.joint = Picture(least=200)
         self.learned = pn.pane.HTML("", margin=(0, 10), **wide)
         self.hint = pn.pane.Markdown(MAKE, styles={"font-size": theme.SIZE["note"], "color": theme.QUIET}, **wide)
         controls = pn.Column(
+            self.slider,
+            self._kind,
+            self.learned,
+            self.joint,
             self._factor,
             self._matrix,
             self._where,
-            self._kind,
-            self.slider,
-            self.learned,
-            self.joint,
-            self.hint,
             self.work,
+            self.hint,
             width=230,
             margin=(8, 10, 0, 5),
             visible=bool(state.found),
@@ -103,6 +102,7 @@ class Factors(pn.viewable.Viewer):
         with pn.io.hold():
             self._kept = self.state.kept()
             self.state.refresh()
+            self._chosen = []
             self.draw()
 
     def _come(self) -> None:
@@ -110,19 +110,30 @@ class Factors(pn.viewable.Viewer):
         if self.state.kept() != self._kept or not self.work.running:
             self.renew()
 
+    def _turn(self) -> None:
+        """Draws what was chosen, once, though one choice may bring about others."""
+        if not self.state.moving and self._choice() != self._chosen:
+            self.draw()
+
+    def _choice(self) -> list[list[Any]]:
+        return [
+            [getattr(one, name) for name in names]
+            for one, names in zip([self.state, *self.state.sides], [BOTH, ONE, ONE], strict=False)
+        ]
+
     def draw(self) -> None:
         """Draws everything, as one message to the browser."""
         state = self.state
-        if state.moving:
-            return
+        before, self._chosen = self._chosen, self._choice()
         with pn.io.hold():
             self.said.object = (
                 f'<div style="{TEXT}"><div class="headline" style="font-size:22px;font-weight:bold">{html.escape(state.title())}'
                 f'</div><div style="font-size:14px;margin-top:4px;color:{theme.QUIET}">{html.escape(state.finding())}</div></div>'
             )
-            for column in self.columns:
-                column.kind = state.matrix
-                column.draw()
+            for i, column in enumerate(self.columns):
+                if not before or (before[0], before[i + 1]) != (self._chosen[0], self._chosen[i + 1]):
+                    column.kind = state.matrix
+                    column.draw()
             slides, judged = state.slides(), any(side.judged() for side in state.sides)
             self._factor.visible = self._matrix.visible = judged
             self._where.visible = state.correlated()
@@ -131,8 +142,9 @@ class Factors(pn.viewable.Viewer):
             self.hint.visible = not slides and judged
             self._draw_joint()
             missing = state.unjudged()
-            self.work.button.label = f"Judge {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-            self.work.button.label = self.work.button.label if missing else "Judge what is missing"
+            if missing:
+                more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+                self.work.button.label = f"Judge {missing[0]}{more}"
             if not self.work.running:
                 self.work.button.visible = bool(missing)
 
@@ -152,5 +164,8 @@ class Factors(pn.viewable.Viewer):
             object=f'<div style="{TEXT}{SMALL}">{"<br>".join(map(html.escape, words))}</div>', visible=bool(words)
         )
         self.joint.hide(hidden=shown is None)
-        self.joint.show(None)
         self.joint.show(shown)
+
+
+BOTH = ["matrix", "where", "sigma", "kind"]
+ONE = ["subject", "layer", "factor", "code", "other", "row"]

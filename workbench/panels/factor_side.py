@@ -25,7 +25,7 @@ COLUMNS = {
     "supports": {"p", "q", "distance", "row", "x", "y"},
     "traversals": {"row", "code", "turn", "value", "thumbnail"},
     "suite": {"measure", "value", "convention", "warnings"},
-    "about": {"layer", "layers", "n", "d", "shown", "decodes", "trees", "images"},
+    "about": {"layer", "layers", "n", "d", "shown", "decodes", "trees", "images", "repeats"},
 }
 WHERE = {"the uniform grid": "uniform", "the training images": "training"}
 GRADES = ((0.8, "Each code is of one factor"), (0.5, "Most codes are of one factor"), (0.25, "Codes mix factors"))
@@ -73,6 +73,11 @@ class FactorSide(param.Parameterized):
                 self._refresh()
             finally:
                 self._busy = False
+
+    @property
+    def moving(self) -> bool:
+        """Whether a choice is being made whose parts follow one another, so that there is nothing to draw yet."""
+        return self._busy
 
     def _refresh(self) -> None:
         self.trouble, self.tables = "", {}
@@ -260,7 +265,7 @@ class FactorSide(param.Parameterized):
         return kept.iloc[0] if len(kept) and not self.turned() else None
 
     def traversals(self) -> pd.DataFrame | None:
-        """What is drawn when one code of the image alone is turned: code, turn, value, thumbnail. None: load the decoder first."""
+        """What is drawn when one code of the image is turned: code, turn, value, thumbnail; None: load the decoder first."""
         table = self.tables["traversals"]
         kept = table[(table["row"] == self.row) & (table["code"] >= 0)]
         if len(kept) or not self.decoder().ready:
@@ -349,11 +354,11 @@ class FactorSide(param.Parameterized):
             return f"Most of {self.factor} is in code {code}: {_percent(self.says(code, self.factor))} of its entropy."
         a, b = next((p for p in pairs if self.factor in p), pairs[0])
         one, other = self.best(a), self.best(b)
-        told = f"{_percent(self.says(one, a))} of {a} and {_percent(self.says(one, b))} of {b}"
+        told = f"code {one} says {_percent(self.says(one, a))} (and {_percent(self.says(one, b))} of {b})"
         if one == other:
-            return f"{a} and {b} share their best code, {one}: it says {told}."
-        more = f"{_percent(self.says(other, b))} of {b} and {_percent(self.says(other, a))} of {a}"
-        return f"The best code of {a} ({one}) says {told}; that of {b} ({other}) {more}."
+            return f"{a} and {b} have the same best code: {told}."
+        more = f"code {other} says {_percent(self.says(other, b))} (and {_percent(self.says(other, a))} of {a})"
+        return f"Of {a}, {told}; of {b}, {more}."
 
     def trained(self) -> str:
         """Under which correlation it was trained, in words; empty of models that were not."""
@@ -362,13 +367,14 @@ class FactorSide(param.Parameterized):
             return ""
         if not how.pairs:
             return "trained on factors that do not go together"
-        said = " and ".join(f"{a} with {b}" + self._strength(a, b) for a, b in how.pairs[:2])
-        said += f" and {len(how.pairs) - 2} more pairs" if len(how.pairs) > 2 else ""
-        return f"trained where {said} {'goes' if len(how.pairs) == 1 else 'go'} together, σ {how.said}"
+        said = ", ".join(f"{a} and {b}" for a, b in how.pairs[:2])
+        said += f", {len(how.pairs) - 2} more pairs" if len(how.pairs) > 2 else ""
+        facts = ", ".join(filter(None, [self._strength(*how.pairs[0]), f"σ {how.said}", how.besides]))
+        return f"trained where {said} go together ({facts})"
 
     def _strength(self, a: str, b: str) -> str:
         table = self.together(a, b)
-        return f" (correlation {table['r'].iloc[0]:.2f})" if len(table) else ""
+        return f"correlation {table['r'].iloc[0]:.2f}" if len(table) else ""
 
     def remarks(self) -> list[str]:
         """What the reader has to know, a sentence each."""
@@ -381,6 +387,8 @@ class FactorSide(param.Parameterized):
             on = f" on {next(words for words, key in WHERE.items() if key == self.where)}" if self.correlation().pairs else ""
             return [f"{self.subject}, {self.layer}, was not judged{on} yet."]
         said = [] if not subject.model or "." in subject.model else [f"{self.subject} has random weights."]
+        if self.about("repeats") > 0:
+            said.append(f"{_percent(self.about('repeats'))} of these images are there twice, which flatters informativeness.")
         if self.about("d") > self.about("shown"):
             left = self.about("d") - self.about("shown")
             trees = f"; DCI by {self.about('trees')} trees a class instead of 100" if self.about("trees") < 100 else ""

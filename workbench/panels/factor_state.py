@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import param
 
-from workbench.panels.correlated import Correlation, relatives
 from workbench.factoring import judged_layers
+from workbench.panels.correlated import Correlation, relatives
 from workbench.panels.factor_side import WHERE, FactorSide, judging
 from workbench.panels.layer_cuts import Subject
 
@@ -22,7 +22,7 @@ MAKE = (
 
 
 class FactorState(param.Parameterized):
-    """State and derivations: one column or two, and what is chosen for both: matrix, images judged on, factor, image, correlation.
+    """State and derivations: one column or two, and what is chosen for both: matrix, images, factor, correlation.
 
     Arguments:
         found: Subjects by name. The first two are shown; one alone has one column.
@@ -48,7 +48,7 @@ class FactorState(param.Parameterized):
     @property
     def moving(self) -> bool:
         """Whether a choice is being carried over to the other column, so that there is nothing to draw yet."""
-        return self._busy
+        return self._busy or any(side.moving for side in self.sides)
 
     def refresh(self) -> None:
         """Takes up the tables of both sides as they are now."""
@@ -80,7 +80,7 @@ class FactorState(param.Parameterized):
             side.where = self.where
 
     def correlations(self, side: FactorSide) -> dict[str, tuple[str, Correlation]]:
-        """By how strong a correlation of the chosen kind is ("none" first, then by sigma): the run like a side's, and what it is."""
+        """The runs like a side's under each correlation of the chosen kind, by how strong it is, the weakest first."""
         known = relatives(side.subject, self.found)
         fits = {name: how for name, how in known.items() if not how.pairs or how.kind == self.kind}
         order = sorted(fits.items(), key=lambda one: (one[1].sigma is not None, -(one[1].sigma or 0), one[0] != side.subject))
@@ -115,7 +115,7 @@ class FactorState(param.Parameterized):
 
     @param.depends("sigma", "kind", watch=True)
     def _slide(self) -> None:
-        """Goes, in both columns, to the run that was trained under the chosen correlation and is like the one shown in all else."""
+        """Goes, in both columns, to the run under the chosen correlation that is like the one shown in all else."""
         if self._busy:
             return
         self._busy = True
