@@ -128,8 +128,7 @@ def factor_steps(
         yield Probed(1.0, "done")
         return
     model, known = _network(run, step, layer)
-    z = np.empty(0)
-    for share, z in _seen(model, shown, layer):
+    for share, z in _seen(model, shown, layer):  # noqa: B007  the last is that of all
         yield Probed(0.2 * share, f"codes of {round(share * len(shown)):,} images")
     decodes = layer in ("projector", "latent") and hasattr(model, "decode")
     trees = TREES if z.shape[1] <= NARROW else FEW
@@ -159,7 +158,13 @@ def factor_steps(
     tables["traversals"] = _traversals(model, z, tables["dims"]) if decodes else pd.DataFrame(columns=[*TURNED, "thumbnail"])
     last = run.steps[-1] if step is None else step
     facts = {"layer": layer, "step": last, "n": len(shown), "d": z.shape[1], "shown": len(chosen), "decodes": decodes}
-    facts |= {"trees": trees, "where": where, "images": shown.name, "layers": ",".join(known)}
+    facts |= {
+        "repeats": float(shown.factors.duplicated().mean()),
+        "trees": trees,
+        "where": where,
+        "images": shown.name,
+        "layers": ",".join(known),
+    }
     tables["about"] = pd.DataFrame([facts])
     for name in FACTOR_TABLES:  # about last: where it stands, all stand
         run.write_table(f"{place}/{name}", tables[name])
@@ -356,7 +361,7 @@ def _supports(z: np.ndarray, chosen: Sequence[int]) -> pd.DataFrame:
 
 
 def _traversals(model: nn.Module, z: np.ndarray, dims: pd.DataFrame) -> pd.DataFrame:
-    """What is drawn when one code of an image goes from its low to its high value and the others stay; and, as code -1, of its own."""
+    """What is drawn when one code of an image goes from its low to its high value, the others staying; as code -1, its own."""
     rows, codes = [], []
     for row in range(min(EXAMPLES, len(z))):
         rows.append((row, -1, 0, 0.0))
@@ -369,7 +374,7 @@ def _traversals(model: nn.Module, z: np.ndarray, dims: pd.DataFrame) -> pd.DataF
 
 
 def turning(dims: pd.DataFrame) -> list[tuple[int, float, float]]:
-    """Returns each code with the ends between which it is turned; a dead one as far as the widest, so that one sees it is dead."""
+    """Returns each code with the ends between which it is turned; a dead one goes as far as the widest: one sees that it is."""
     wide = dims.loc[(dims["high"] - dims["low"]).idxmax()]
     half = (wide["high"] - wide["low"]) / 2
     return [

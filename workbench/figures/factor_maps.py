@@ -105,7 +105,7 @@ def _words(cells: pd.DataFrame, dims: list[hv.Dimension], top: float, *, dark: b
 
 
 def frame_row(plot: Any, row: int, wide: int) -> None:
-    """Draws a frame around a row (from below) of a drawn :func:`factor_map` of ``wide`` factors; called again, it moves the frame."""
+    """Draws a frame around a row (from below) of a drawn :func:`factor_map` of ``wide`` factors; called again, it moves it."""
     figure = plot.handles["plot"]
     frames = [part for part in figure.center if isinstance(part, BoxAnnotation) and part.name == "framed"]
     if not frames:

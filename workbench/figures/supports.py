@@ -34,7 +34,7 @@ def support_scatter(
 
     Arguments:
         codes: (N, 2); of more than 4,000 rows, evenly many apart are drawn.
-        factor: N values that colour the points: numbers with a point, and more than 12 different ones, are a scale, else categories.
+        factor: N values that colour the points: floats, and more than 12 different ones, are a scale, others categories.
         name: Of the factor.
         witness: Two places, such as ``point`` and ``nearest`` of ``wb.missing_corner``, in the codes' own units: give it and the
             figure the same codes, and it ``standardise=False``.

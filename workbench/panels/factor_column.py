@@ -199,12 +199,13 @@ class FactorColumn(pn.viewable.Viewer):
         dead = {side.code, side.other} & side.dead()
         said = f"Emptiest corner: {corner['distance']:.2f} away" if corner else "Support"
         squared = f"{corner['distance'] ** 2:.2f}" if corner else "–"
-        self.note.object = (
-            f'<div style="{TEXT}{SMALL}color:{theme.QUIET};line-height:1.35">Left: {QUANTITIES[self.kind]}; dead codes grey; click a '
-            f"cell. Right: codes in standard deviations; ×: corners of the product of their supports that no image comes near; the "
-            f"line leads from its emptiest place to the nearest image, squared {squared} (mean of all pairs "
-            f"{side.score('hausdorff_support'):.2f}){f'; code {min(dead)} is dead, its unit is noise' if dead else ''}.</div>"
+        words = f"Left: {QUANTITIES[self.kind]}; dead codes grey; click a cell. Right: codes in standard deviations; "
+        words += (
+            "×: corners of the product of their supports that no image comes near; the line leads from its emptiest place to "
         )
+        words += f"the nearest image, squared {squared} (mean of all pairs {side.score('hausdorff_support'):.2f})"
+        words += f"; code {min(dead)} is dead, its unit is noise." if dead else "."
+        self.note.object = f'<div style="{TEXT}{SMALL}color:{theme.QUIET};line-height:1.35">{words}</div>'
         axes = tuple(f"code {code}" for code in (side.code, side.other))
         looks = {"responsive": True, "height": self._height(), "note": "", "title": said}
         figure = support_scatter(
@@ -270,9 +271,8 @@ class FactorColumn(pn.viewable.Viewer):
         rows = "".join(
             self._strip(code, part["thumbnail"], dead=code in dead) for code, part in table.groupby("code", sort=False)
         )
-        head = (
-            f'<div style="height:{HEAD}px;{SMALL}color:{theme.QUIET}">each code alone, from its 1st to its 99th percentile</div>'
-        )
+        words = "each code alone, from its 1st to its 99th percentile"
+        head = f'<div style="height:{HEAD}px;{SMALL}color:{theme.QUIET}">{words}</div>'
         self.strips.object = f'<div class="strips" style="{TEXT}">{head}{rows}</div>'
 
     def _strip(self, code: int, pictures: Sequence[bytes], *, dead: bool) -> str:

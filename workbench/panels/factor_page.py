@@ -116,10 +116,8 @@ class Factors(pn.viewable.Viewer):
             self.draw()
 
     def _choice(self) -> list[list[Any]]:
-        return [
-            [getattr(one, name) for name in names]
-            for one, names in zip([self.state, *self.state.sides], [BOTH, ONE, ONE], strict=False)
-        ]
+        states = [self.state, *self.state.sides]
+        return [[getattr(one, name) for name in (ONE if i else BOTH)] for i, one in enumerate(states)]
 
     def draw(self) -> None:
         """Draws everything, as one message to the browser."""
