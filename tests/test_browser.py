@@ -1,8 +1,11 @@
 """The app and its panels in a real browser, and a notebook in JupyterLab: what is drawn, not only that something loads."""
 
+import base64
+import io
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.browser
 HOME = Path(__file__).parent.parent
@@ -436,6 +440,82 @@ def test_choosing_without_labels(clean_page, tmp_path):
 def near(page, side: str) -> list[int]:
     """The rows of the neighbours that one side shows."""
     return page.locator(f".side.{side} .thumb").evaluate_all("cells => cells.map(cell => Number(cell.dataset.row))")
+
+
+def factor_runs(folder: Path) -> list:
+    """Two small autoencoders, each under no correlation and under one, with the tables of their codes."""
+    import torch
+
+    import workbench as wb
+
+    shape = {"size": 16, "shapes": ("heart", "ell"), "scales": 2, "orientations": 1, "positions": 4, "hues": 1}
+    grid, found = wb.sprites(None, background_hues=1, **shape), []
+    plain = wb.BetaVAE(beta=1, pixel_std=0.1)
+    for name, objective in (("vae", plain), ("hfs", wb.HFS(plain, weight=3))):
+        for ties in ({}, {"x": "y"}):
+            torch.manual_seed(0)
+            model, images = wb.build_autoencoder("locatello-small", 3, image_size=16), wb.correlate(grid, ties, sigma=0.15, n=192)
+            settings = {"out": folder / f"{name}-{'tied' if ties else 'free'}", "progress": False}
+            run = wb.Trainer(epochs=2, batch_size=32, lr=2e-3).fit(model, objective, images, wb.Plain(), **settings)
+            wb.factor_run(run, progress=False)
+            found.append(run)
+    return found
+
+
+def test_factors_of_the_world(clean_page, tmp_path):
+    import workbench as wb
+
+    found, page, port = factor_runs(tmp_path / "runs"), clean_page, free_port()
+    shutil.rmtree(found[2].path / "tables")
+    given = [str(found[i].path) for i in (1, 3)] + [str(tmp_path / "runs"), "/no/where"]
+    command = [sys.executable, "-m", "panel", "serve", str(HOME / "apps/factors.py"), "--port", str(port), "--args", *given]
+
+    def images(name: str) -> list[str]:
+        return page.locator(f"img.{name}").evaluate_all("all => all.map(img => img.src)")
+
+    def subjects() -> list[str]:
+        return page.locator(".strips").count() and page.get_by_label("Run or model").all_inner_texts()
+
+    with started(command, port, tmp_path / "log") as address:
+        page.goto(f"{address}/factors")
+        page.get_by_text("/no/where is no run: it does not exist.").wait_for()
+        eventually(lambda: len(images("decoded")) == 2 and subjects() == ["vae-tied", "hfs-tied"])
+        page.wait_for_function("() => Bokeh.documents[0].is_idle")
+
+        # a slider turns a code: the image follows, in its column alone
+        before = images("decoded")
+        codes = wb.kept_factors(found[1])["codes"].to_numpy()
+        page.get_by_role("slider").nth(2).focus()  # after that of the correlation and of code 0
+        page.keyboard.press("Home")
+        eventually(lambda: page.get_by_text("codes turned").count() == 1 and len(images("decoded")) == 2, 120)
+        assert images("decoded")[0] != before[0] and images("decoded")[1] == before[1]
+        shown = Image.open(io.BytesIO(base64.b64decode(images("decoded")[0].partition(",")[2])))
+        turned = codes[:1].copy()
+        turned[0, 1] = min(np.percentile(codes[:, 1], 1), codes[0, 1])
+        wanted = (found[1].model().decode(turned)[0].permute(1, 2, 0) * 255).numpy()
+        assert np.abs(np.asarray(shown) - wanted).max() < 3
+
+        # a click in the matrix on the right: its code across in the scatter, the same factor on the left
+        page.wait_for_function("() => Bokeh.documents[0].is_idle")
+        factors = ["label", "scale", "x", "y"]
+        chosen = page.locator(".strip.chosen").evaluate_all("all => all.map(one => +one.dataset.row)")
+        code = next(c for c in range(3) if c != chosen[1])
+        page.mouse.click(*page.evaluate(CELL, ["Code by factor", factors.index("scale"), 2 - code]))
+        eventually(lambda: int(page.locator(".strip.chosen").nth(1).get_attribute("data-row")) == code)
+        axes = (
+            "() => Bokeh.documents[0]._all_models.values().toArray().filter(m => m.type === 'LinearAxis').map(a => a.axis_label)"
+        )
+        eventually(lambda: f"code {code}" in page.evaluate(axes))
+        eventually(lambda: page.get_by_label("Factor", exact=True).first.inner_text() == "scale")
+
+        # the correlation slider goes to the runs that were trained without one; one of them has to be judged first
+        press(page, "Judge hfs-free")
+        page.get_by_role("button", name="Judge hfs-free").wait_for(state="hidden", timeout=300_000)
+        page.get_by_role("slider").first.focus()
+        page.keyboard.press("Home")
+        eventually(lambda: subjects() == ["vae-free", "hfs-free"])
+        page.get_by_text("Both were trained on factors that do not go together").wait_for()
+        eventually(lambda: page.locator(".strips").count() == 2 and page.locator(".suite").count() == 2)
 
 
 def two_runs(folder: Path) -> list:

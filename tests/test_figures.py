@@ -27,6 +27,7 @@ from workbench.figures import (
     flatten,
     image_grid,
     image_sheet,
+    joint_map,
     landscape,
     layer_table,
     palette,
@@ -63,6 +64,7 @@ VERDICTS = pd.DataFrame({"code": ["perfect", "perfect", "noise"], "measure": ["m
 VERDICTS = VERDICTS.assign(verdict=["too low", "right", "too high"])
 HILLS = pd.DataFrame({"first": [0, 0, 0, 6, 6], "second": [6, 12, 18, 12, 18], "value": [0.3, 0.2, 0.5, 0.1, 0.4]})
 HELD = pd.DataFrame({"code": [0, 0, 1, 1, 2], "factor": list("xyxyx"), "value": [1.5, 0.1, 0.2, 0.8, 0.3], "n": 300})
+JOINT = pd.DataFrame({"x": [0, 0, 1, 2, 2], "y": [0, 1, 1, 1, 3], "share": [0.1, 0.2, 0.4, 0.1, 0.2]})
 WALK = np.arange(2 * 3 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 3, 4, 4)
 FIGURES: dict[str, Callable] = {
     "spectra": lambda: spectra(TABLE),
@@ -80,6 +82,7 @@ FIGURES: dict[str, Callable] = {
     "landscape": lambda: landscape(HILLS, x="first", y="second", truth=[(6, 12)]),
     "factor_map": lambda: factor_map(HELD, framed=1),
     "support_scatter": lambda: support_scatter(PLANE, factor=list("ababc"), witness=([4, 1], [4, 0])),
+    "joint_map": lambda: joint_map(JOINT),
     "traversals": lambda: traversals(WALK, values=[-1, 0, 1], dead=[1], framed=0),
     "cut_table": lambda: cut_table(CUTS),
     "cut_curves": lambda: cut_curves(CUTS, factor="label", layer="backbone"),
@@ -911,3 +914,13 @@ def test_traversals_lay_a_row_a_code_and_pale_the_dead():
     bytes_, floats = (next(iter(traversals(images))).dframe() for images in (WALK, WALK / 255))
     np.testing.assert_array_equal(bytes_, floats)
     assert hv.renderer("bokeh").get_plot(traversals(WALK)).state.xaxis[0].visible is False, "without values there is no axis"
+
+
+def test_a_joint_map_leaves_what_never_occurs_white():
+    plot = hv.renderer("bokeh").get_plot(joint_map(JOINT, xlabel="across", title="together"))
+    source = plot.handles["source"].data
+    cells = dict(zip(zip(source["across"], source["up"], strict=True), source["share"], strict=True))
+    assert float(cells[1, 1]) == 40 and float(cells[2, 3]) == 20 and cells[0, 3] == "-"
+    assert (plot.state.x_range.start, plot.state.x_range.end, plot.state.y_range.end) == (-0.5, 2.5, 3.5)
+    with pytest.raises(ValueError, match="several values for one x and y"):
+        joint_map(pd.concat([JOINT, JOINT.assign(share=0.5)]))

@@ -47,6 +47,7 @@ class FactorColumn(pn.viewable.Viewer):
         super().__init__(**params)
         self.side, self.kind = side, "information"
         self._drawn: Any = None
+        self._png: bytes | None = None
         self._setting = False
         self._plots: weakref.WeakSet = weakref.WeakSet()
         self.sliders: dict[int, pmui.FloatSlider] = {}
@@ -70,6 +71,7 @@ class FactorColumn(pn.viewable.Viewer):
         self._latents = pn.Column(self.examples, pn.Row(self._turning, self.strips, self.image, margin=0), margin=0, **wide)
         self.without = pn.pane.HTML("", margin=(4, 10), visible=False, **wide)
         self.note = pn.pane.HTML("", margin=(0, 10), **wide)
+        self.tied = pn.pane.HTML("", margin=(2, 10), visible=False, **wide)
         self.suite = pn.pane.HTML("", margin=(10, 10), **wide)
         subject = pmui.Select.from_param(state.subject, label="Run or model", **small)
         self._layer = pmui.Select.from_param(state.layer, label="Layer", **small)
@@ -79,7 +81,9 @@ class FactorColumn(pn.viewable.Viewer):
             **wide,
         )
         pictures = pn.FlexBox(self.map, self.scatter, flex_wrap="wrap", **wide)
-        self.pictures = pn.Column(self.said, self._latents, self.without, pictures, self.note, self._codes, self.suite, **wide)
+        self.pictures = pn.Column(
+            self.said, self.tied, self._latents, self.without, pictures, self.note, self._codes, self.suite, **wide
+        )
         self._layout = pn.Column(
             pn.Row(subject, self._layer, **wide),
             self.trouble,
@@ -130,12 +134,14 @@ class FactorColumn(pn.viewable.Viewer):
     def _draw(self) -> None:
         side = self.side
         self.said.object = self._words()
+        tied = side.where == "training"
+        self.tied.param.update(object=_correlations(side) if tied else "", visible=tied)
         now = (side.subject, side.layer, side.where, self.kind, side.about("images"), side.about("n"))
         if self._drawn != now:
             self._drawn = now
             self._plots.clear()
             table = side.matrix(self.kind)
-            looks = {"responsive": True, "height": self._height(), "title": "Code by factor"}
+            looks = {"responsive": True, "height": self._height(), "ylabel": "", "title": "Code by factor"}
             figure = factor_map(table, note="", **looks).opts(hv.opts.HeatMap(colorbar=False))
             self.map.show(None)
             self.map.show(figure.opts(hooks=[*figure.opts.get("plot").kwargs["hooks"], self._wire]))
@@ -146,7 +152,7 @@ class FactorColumn(pn.viewable.Viewer):
             plot.push()
         self._draw_scatter()
         self._latents.visible = side.decodes()
-        why = side.without_traversals()
+        why = " ".join(filter(None, [side.left_out(), side.without_traversals()]))
         self.without.param.update(object=f'<div style="{SMALL}color:{theme.QUIET}">{html.escape(why)}</div>', visible=bool(why))
         if side.decodes():
             self.examples.object = self._examples()
@@ -253,8 +259,9 @@ class FactorColumn(pn.viewable.Viewer):
                 words = f"cannot be drawn: {side.decoder().trouble}"
             elif side.turned() and png is not None:
                 words = "codes turned"
+            self._png = png or self._png  # until the decoder is there, the last picture stays
             own, about = side.original()
-            self.image.object = _image(own, "the image", about) + _image(png, words, "", name="decoded")
+            self.image.object = _image(own, "the image", about) + _image(self._png, words, "", name="decoded")
 
     def _loaded(self) -> None:
         self.redraw()
@@ -303,6 +310,24 @@ class FactorColumn(pn.viewable.Viewer):
             )
         words = f'<span style="{SMALL}color:{theme.QUIET}">An image to turn the codes of:</span>'
         return f'<div style="{TEXT}display:flex;gap:7px;align-items:center">{words}{"".join(cells)}</div>'
+
+
+def _correlations(side: FactorSide) -> str:
+    """How strongly factors go together in the images judged on, as an HTML table; the bluer, the stronger."""
+    table = side.correlations()
+    cell = "padding:1px 8px;text-align:right;"
+    head = "".join(f'<td style="{cell}color:{theme.QUIET}">{html.escape(name)}</td>' for name in table)
+    rows = ""
+    for name, row in table.iterrows():
+        cells = "".join(f'<td style="{cell}background:{_pale(value)}">{value:.2f}</td>' for value in row)
+        rows += f'<tr><td style="{cell}color:{theme.QUIET}">{html.escape(str(name))}</td>{cells}</tr>'
+    words = "Correlation of the factors in these images"
+    begin = '<table class="correlations" style="border-collapse:collapse;margin:3px 0">'
+    return f'<div style="{TEXT}{SMALL}">{words}{begin}<tr><td></td>{head}</tr>{rows}</table></div>'
+
+
+def _pale(value: float) -> str:
+    return theme.PALE[round(min(abs(value), 1) * (len(theme.PALE) - 1))]
 
 
 def _suite(side: FactorSide) -> str:

@@ -189,7 +189,7 @@ class FactorSide(param.Parameterized):
     def _first_factor(self) -> str:
         factors = self.factors()
         tied = [f for pair in self.correlation().pairs for f in pair if f in factors]
-        return (tied or factors or [""])[0]
+        return tied[0] if tied else max(factors, key=lambda f: self.says(self.best(f), f), default="")
 
     def _first_codes(self, factor: str) -> tuple[int, int]:
         """The best code of the factor, and that of the factor it goes together with, or the next that says most of anything."""
@@ -294,9 +294,22 @@ class FactorSide(param.Parameterized):
         return pd.DataFrame(both).assign(row=np.arange(len(codes)))
 
     def values_of_factor(self) -> list[Any]:
-        """The factor of each image, as it is in the images' table: words or numbers."""
+        """The factor of each image: in words, where another column names its values, else as it is."""
         images = self.tables["images"]
-        return images[f"factor.{self.factor}" if f"factor.{self.factor}" in images else f"number.{self.factor}"].tolist()
+        own = images.get(f"factor.{self.factor}", images[f"number.{self.factor}"])
+        if not pd.api.types.is_integer_dtype(own):
+            return own.tolist()
+        for name in images:
+            pairs = pd.DataFrame({"own": own, "named": images[name]}).drop_duplicates()
+            words = name.startswith("factor.") and pairs["named"].map(lambda value: isinstance(value, str)).all()
+            if words and pairs["own"].is_unique and pairs["named"].is_unique:
+                return images[name].tolist()
+        return own.tolist()
+
+    def correlations(self) -> pd.DataFrame:
+        """How strongly each two factors go together in the images judged on: a row and a column a factor, in their order."""
+        table = self.tables["correlations"].pivot(index="a", columns="b", values="value")
+        return table.loc[self.factors(), self.factors()]
 
     def corner(self) -> dict[str, float] | None:
         """The emptiest corner of the two codes: ``x``, ``y``, the nearest image's, ``row``, and ``distance`` in deviations."""
@@ -389,14 +402,16 @@ class FactorSide(param.Parameterized):
         said = [] if not subject.model or "." in subject.model else [f"{self.subject} has random weights."]
         if self.about("repeats") > 0:
             said.append(f"{_percent(self.about('repeats'))} of these images are there twice, which flatters informativeness.")
-        if self.about("d") > self.about("shown"):
-            left = self.about("d") - self.about("shown")
-            trees = f"; DCI by {self.about('trees')} trees a class instead of 100" if self.about("trees") < 100 else ""
-            said.append(f"Of {self.about('d')} dimensions the {self.about('shown')} that say most, {left} left out{trees}.")
         warned = self.tables["suite"]["warnings"].iloc[0]
         if "correlated" in warned:
             said.append(f"{warned[0].upper()}{warned[1:]}.".replace("..", "."))
         return said
+
+    def left_out(self) -> str:
+        """How many dimensions of a wide layer are not shown, and what else is less of it; empty of others."""
+        d, shown, trees = (int(self.about(what)) for what in ("d", "shown", "trees"))
+        fewer = f"; DCI by {trees} trees a class instead of 100" if trees < 100 else ""
+        return f"Of {d} dimensions the {shown} that say most are shown, {d - shown} left out{fewer}." if d > shown else ""
 
     def without_traversals(self) -> str:
         """Why nothing can be turned here; empty where it can."""
