@@ -389,7 +389,7 @@ class Training(Iterator[Step]):
             self._order = epoch, order.to(getattr(self.images.pixels, "device", "cpu"))  # rows beside pixels: no step waits
         index = self._order[1][b * size : (b + 1) * size][rank() :: world()]
         pixels = self.images.at(index)
-        if pixels.device != self.device:
+        if pixels.device.type != self.device.type:
             pixels = (pixels.pin_memory() if self.device.type == "cuda" else pixels).to(self.device, non_blocking=True)
         return index, pixels
 
