@@ -84,7 +84,7 @@ def factor_map(
     wide, high = len(across.values), len(down.values)
     heat = hv.HeatMap(cells, [across, down], ["alive", "value"]).opts(clipping_colors={"NaN": theme.GRID})
     tips = [(code, "@down"), (factor, "@across"), (quantity or value, "@value{0.000}")]
-    heat = heat.opts(cmap=list(theme.DEEP), clim=(0, top), colorbar=True, clabel=" ")
+    heat = heat.opts(cmap=list(theme.DEEP), clim=(0, top), colorbar=wide * high > PRINTED, clabel=" ")
     heat = heat.opts(line_color=theme.PAPER, line_width=2, tools=["hover"], hover_tooltips=tips)
     words = [_words(cells, [across, down], top, dark=dark) for dark in (False, True) if wide * high <= PRINTED]
     hooks = [theme.bare, *([] if row is None else [lambda plot, element: frame_row(plot, high - 1 - row, wide)])]
