@@ -201,7 +201,7 @@ def limit(
 class Scale(NamedTuple):
     """How large the reproduction with autoencoders is.
 
-    ``strengths`` are, of each of :data:`OBJECTIVES`, tables of the arguments that it is tried with.
+    ``rows`` are judged, and half as many under other correlations. ``strengths`` are, of each of :data:`OBJECTIVES`, tables of the arguments that it is tried with.
     """
 
     scenes: dict[str, Any]
@@ -211,6 +211,7 @@ class Scale(NamedTuple):
     epochs: int
     lr: float
     pixel_std: float | None
+    rows: int
     settings: tuple[str, ...] | None
     strengths: dict[str, list[dict[str, float]]]
 
@@ -235,12 +236,12 @@ SCALES = {
     "smoke": Scale(
         {"size": 16, "solids": ["cube", "cone"], "sizes": 2, "hues": 2, "floor_hues": 4, "wall_hues": 4, "orientations": 1,
          "lights": 1},
-        "locatello-small", 4, 256, 1, 2e-3, 0.1, ("none", "floor_hue-wall_hue@0.1"),
+        "locatello-small", 4, 256, 1, 2e-3, 0.1, 300, ("none", "floor_hue-wall_hue@0.1"),
         {"beta-VAE": grid(beta=4), "beta-VAE + HFS": grid(beta=1, weight=3)},
     ),
     "cpu": Scale(
         {"size": 16, "sizes": 3, "hues": 6, "floor_hues": 6, "wall_hues": 6, "orientations": 3, "lights": 1},
-        "locatello-small", 10, 8_192, 14, 2e-3, 0.1,
+        "locatello-small", 10, 8_192, 14, 2e-3, 0.1, 2_000,
         ("none", "floor_hue-wall_hue@0.1", "size-label+floor_hue-wall_hue@0.4", "size-label+floor_hue-wall_hue@0.1",
          "wall_hue-all@0.2"),
         {
@@ -255,7 +256,7 @@ SCALES = {
     "gpu": Scale(
         {"size": 64, "solids": ["cube", "cylinder", "sphere", "cone"], "sizes": 8, "hues": 10, "floor_hues": 10, "wall_hues": 10,
          "orientations": 15, "lights": 1},
-        "locatello", 10, 64_000, 300, 1e-4, None, None,
+        "locatello", 10, 64_000, 300, 1e-4, None, 10_000, None,
         {
             "beta-VAE": grid(beta=BETAS),
             "beta-TCVAE": grid(beta=BETAS),
@@ -328,17 +329,17 @@ def judged(z: np.ndarray, setting: str, *, scale: str = "cpu", seed: int = 0, er
 
     Returns:
         Columns judged_on (``"uniform"``, a setting, or a setting and ``" inverse"``), factor, measure, value, chance. Where all
-        combinations are as likely there are all numbers of :func:`workbench.disentanglement` (of 2,000 rows) and ``active``
-        (codes of variance above .01); everywhere, of 1,000 rows, DCI (10 trees a class) and MIG, named ``"quick ..."``,
+        combinations are as likely there are all numbers of :func:`workbench.disentanglement` (of 2,000 rows at scale cpu) and ``active``
+        (codes of variance above .01); everywhere, of half as many rows, DCI (10 trees a class) and MIG, named ``"quick ..."``,
         ``error``, and ``accuracy`` of a linear classifier of a factor (multinomial, of standardised codes), which learned from
-        2,000 codes under ``setting``.
+        codes under ``setting``.
     """
-    factors = factor_numbers(_scenes(scale))
-    drawn = {name: _rows(scale, name, n=1_000, seed=seed + 1) for name in ("uniform", *_targets(scale))}
-    known = _rows(scale, setting, seed=seed)
+    factors, n = factor_numbers(_scenes(scale)), entry(SCALES, scale).rows
+    drawn = {name: _rows(scale, name, n=n // 2, seed=seed + 1) for name in ("uniform", *_targets(scale))}
+    known = _rows(scale, setting, n=n, seed=seed)
     probes = {name: LinearProbe().fit(z[known], factors[name].iloc[known]) for name in factors}
     with warnings.catch_warnings(action="ignore"):  # that factors are correlated is the question
-        rows = _rows(scale, "uniform", seed=seed)
+        rows = _rows(scale, "uniform", n=n, seed=seed)
         everything = disentanglement(z[rows], factors.iloc[rows])[["measure", "value"]].assign(judged_on="uniform")
         tables = [everything, _number("uniform", "active", float((z.var(0) > 0.01).sum()))]
         for name, rows in drawn.items():
@@ -472,7 +473,7 @@ def _principal(setting: str, *, scale: str, seed: int) -> np.ndarray:
 
     images = _scenes(scale)
     x = images.at(torch.arange(len(images))).flatten(1).numpy() / 255.0
-    rows = _rows(scale, setting, seed=seed)
+    rows = _rows(scale, setting, n=entry(SCALES, scale).rows, seed=seed)
     return PCA(entry(SCALES, scale).latents, random_state=seed).fit(x[rows]).transform(x)
 
 
@@ -482,7 +483,7 @@ def _targets(scale: str) -> list[str]:
     return tied + [f"{name} inverse" for name in tied]
 
 
-def _rows(scale: str, name: str, *, n: int = 2_000, seed: int) -> np.ndarray:
+def _rows(scale: str, name: str, *, n: int, seed: int) -> np.ndarray:
     """Rows of scenes drawn under a setting or its inverse, or, for ``"uniform"``, from all alike."""
     images = _scenes(scale)
     if name == "uniform":
