@@ -201,7 +201,8 @@ def limit(
 class Scale(NamedTuple):
     """How large the reproduction with autoencoders is.
 
-    ``rows`` are judged, and half as many under other correlations. ``strengths`` are, of each of :data:`OBJECTIVES`, tables of the arguments that it is tried with.
+    ``rows`` are judged, and half as many under other correlations. ``strengths`` are, of each of :data:`OBJECTIVES`, tables of
+    the arguments that it is tried with.
     """
 
     scenes: dict[str, Any]
@@ -293,7 +294,7 @@ def train(
     s = entry(SCALES, scale)
     strengths = {name: value for name, value in (("beta", beta), ("weight", weight)) if value is not None}
     objective = entry(OBJECTIVES, method)({"pixel_std": s.pixel_std}, **strengths)
-    images = correlate(_scenes(scale), **entry(_settings(scale), setting), n=s.images, seed=seed)
+    images = correlate(_scenes(scale), **entry(_settings(scale), setting), n=s.images, seed=seed).to("cpu")  # drawn once
     trainer = Trainer(epochs=s.epochs, batch_size=64, lr=s.lr, weight_decay=0.0, seed=seed)
     model = fresh(scale=scale, seed=seed)
     return trainer.fit(model, objective, images, Plain(), out=out, resume=True, snapshots=2, progress=progress)
@@ -329,8 +330,7 @@ def judged(z: np.ndarray, setting: str, *, scale: str = "cpu", seed: int = 0, er
 
     Returns:
         Columns judged_on (``"uniform"``, a setting, or a setting and ``" inverse"``), factor, measure, value, chance. Where all
-        combinations are as likely there are all numbers of :func:`workbench.disentanglement` (of 2,000 rows at scale cpu) and ``active``
-        (codes of variance above .01); everywhere, of half as many rows, DCI (10 trees a class) and MIG, named ``"quick ..."``,
+        combinations are as likely there are all numbers of :func:`workbench.disentanglement` and ``active`` (codes of variance above .01); everywhere, of half as many rows, DCI (10 trees a class) and MIG, named ``"quick ..."``,
         ``error``, and ``accuracy`` of a linear classifier of a factor (multinomial, of standardised codes), which learned from
         codes under ``setting``.
     """
