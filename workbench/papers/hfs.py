@@ -330,9 +330,9 @@ def judged(z: np.ndarray, setting: str, *, scale: str = "cpu", seed: int = 0, er
 
     Returns:
         Columns judged_on (``"uniform"``, a setting, or a setting and ``" inverse"``), factor, measure, value, chance. Where all
-        combinations are as likely there are all numbers of :func:`workbench.disentanglement` and ``active`` (codes of variance above .01); everywhere, of half as many rows, DCI (10 trees a class) and MIG, named ``"quick ..."``,
-        ``error``, and ``accuracy`` of a linear classifier of a factor (multinomial, of standardised codes), which learned from
-        codes under ``setting``.
+        combinations are as likely there are all numbers of :func:`workbench.disentanglement`, and ``active``, the codes of
+        variance above .01. Everywhere, of half as many rows, there are DCI (10 trees a class) and MIG, named ``"quick ..."``,
+        ``error``, and ``accuracy``: of a linear classifier of a factor, learned from codes under ``setting``.
     """
     factors, n = factor_numbers(_scenes(scale)), entry(SCALES, scale).rows
     drawn = {name: _rows(scale, name, n=n // 2, seed=seed + 1) for name in ("uniform", *_targets(scale))}
