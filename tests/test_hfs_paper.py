@@ -1,7 +1,9 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 import workbench as wb
+from workbench.objectives.base import Objective
 from workbench.papers import hfs
 
 
@@ -49,3 +51,91 @@ def test_the_limit_support_prefers_other_axes_in_small_batches_and_strong_correl
     mean = table.fillna({"sigma": 9}).groupby(["sigma", "n", "axes"])["value"].mean()
     for sigma, n, right in ((9, 64, True), (0.4, 64, True), (0.4, 1024, True), (0.1, 64, False), (0.1, 1024, False)):
         assert (mean[sigma, n, "the factors'"] < mean[sigma, n, "turned by 45°"]) == right
+
+
+TIED = "floor_hue-wall_hue@0.1"
+
+
+def table(value, **settings):
+    """Rows as the sweep gives them, one for each of the values."""
+    shared = {"setting": TIED, "method": "beta-VAE", "beta": np.nan, "weight": np.nan, "seed": 0, "judged_on": "uniform"}
+    return pd.DataFrame(shared | {"factor": None, "measure": "disentanglement", "value": value, "chance": np.nan} | settings)
+
+
+def test_every_strength_of_every_scale_makes_its_objective():
+    for name, scale in hfs.SCALES.items():
+        for method, tried in scale.strengths.items():
+            made = [hfs.OBJECTIVES[method]({"pixel_std": scale.pixel_std}, **strengths) for strengths in tried]
+            assert made and all(isinstance(one, Objective) for one in made), (name, method)
+    assert hfs.OBJECTIVES["HFS"]({}, weight=7).objective.beta == 0
+
+
+def test_a_perfect_code_is_told_so_and_even_its_classifier_learns_what_goes_together():
+    z = wb.factor_numbers(hfs._scenes("smoke")).to_numpy(float)
+    found = hfs.judged(z, TIED, scale="smoke", errors=np.arange(len(z)) % 2)
+    uniform = found[found["judged_on"] == "uniform"].set_index("measure")["value"]
+    assert min(uniform[m] for m in ("disentanglement", "quick disentanglement", "infom", "informativeness")) > 0.95
+    assert uniform["active"] == z.shape[1]
+    accuracy = found[found["measure"] == "accuracy"].set_index(["factor", "judged_on"])["value"]
+    assert accuracy.loc[["label", "size", "hue"]].min() > 0.95 and accuracy["wall_hue", TIED] > 0.95
+    assert accuracy["wall_hue", f"{TIED} inverse"] < 0.6
+    assert set(found["judged_on"]) == {"uniform", TIED, f"{TIED} inverse"}
+    low, high = (found[(found["measure"] == "quick mig") & (found["judged_on"] == j)]["value"].item() for j in (TIED, "uniform"))
+    assert low < 0.8 * high
+    assert found.loc[found["measure"] == "error", "value"].between(0.3, 0.7).all()
+
+
+def test_a_code_of_sum_and_difference_is_misread_where_factors_go_together_the_other_way():
+    factors = wb.factor_numbers(hfs._scenes("smoke"))
+    z = factors[["floor_hue", "wall_hue"]].sum(axis=1).to_numpy(float)[:, None]
+    found = hfs.judged(z, TIED, scale="smoke")
+    accuracy = found[(found["measure"] == "accuracy") & (found["factor"] == "wall_hue")].set_index("judged_on")["value"]
+    assert accuracy[TIED] > 0.9 and accuracy[f"{TIED} inverse"] < 0.6
+    chance = found.loc[found["factor"] == "wall_hue", "chance"].unique()
+    assert chance == pytest.approx([1 / factors["wall_hue"].nunique()])
+
+
+def test_the_strength_that_counts_is_chosen_on_the_other_seeds():
+    runs = pd.concat(
+        [
+            table([0.1], beta=1.0, seed=0), table([0.9], beta=1.0, seed=1), table([0.2], beta=1.0, seed=2),
+            table([0.5], beta=4.0, seed=0), table([0.4], beta=4.0, seed=1), table([0.3], beta=4.0, seed=2),
+            table([0.7], method="untrained", seed=0),
+        ],
+        ignore_index=True,
+    )  # fmt: skip
+    own = hfs.tuned(runs)
+    chosen = own[own["method"] == "beta-VAE"].set_index("seed")["beta"]
+    assert chosen.to_dict() == {0: 1.0, 1: 4.0, 2: 1.0}
+    assert own.loc[own["method"] == "untrained", "value"].tolist() == [0.7]
+    one = hfs.tuned(runs[runs["seed"] == 0])
+    assert one.loc[one["method"] == "beta-VAE", "beta"].tolist() == [4.0]
+
+
+def test_a_row_a_run_and_set_of_images_with_tied_and_free_factors_apart():
+    accuracy = {"measure": "accuracy"}
+    runs = pd.concat(
+        [
+            table([0.5], measure="quick disentanglement"), table([0.2], measure="quick mig"), table([0.01], measure="error"),
+            table([0.8, 0.6, 0.3], factor=["floor_hue", "wall_hue", "size"], **accuracy),
+            table([0.4, 0.6], factor=["floor_hue", "size"], setting="none", **accuracy),
+            table([0.4, 0.6], factor=["wall_hue", "size"], setting="wall_hue-all@0.2", **accuracy),
+        ],
+        ignore_index=True,
+    )  # fmt: skip
+    found = hfs.transferred(runs).set_index("setting")
+    wanted = ["disentanglement", "mig", "error", "accuracy of tied", "accuracy of free"]
+    assert found.loc[TIED, wanted].tolist() == pytest.approx([0.5, 0.2, 0.01, 0.7, 0.3])
+    assert found.loc["none", "accuracy of free"] == pytest.approx(0.5) and np.isnan(found.loc["none", "accuracy of tied"])
+    assert found.loc["wall_hue-all@0.2", "accuracy of tied"] == pytest.approx(0.5)
+
+
+def test_a_row_of_the_sweep_and_what_is_not_there(tmp_path):
+    how = {"setting": TIED, "seed": 0, "scale": "smoke"}
+    trained = hfs.row(tmp_path / "run", method="beta-VAE + HFS", beta=1, weight=3, **how)
+    assert np.isfinite(trained["value"]).all() and wb.Run(tmp_path / "run").spec["objective"]["weight"] == 3
+    assert set(hfs.row(tmp_path, method="PCA of pixels", **how)["measure"]) == set(trained["measure"]) - {"error"}
+    with pytest.raises(KeyError, match="FactorVAE"):
+        hfs.row(tmp_path, method="VAE", **how)
+    with pytest.raises(KeyError, match="floor_hue-wall_hue"):
+        hfs.train("hue-size@0.1", "beta-VAE", tmp_path / "none", beta=1, scale="smoke")

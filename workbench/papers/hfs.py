@@ -229,7 +229,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 
 QUICK = functools.partial(dci, trees=10)
 
-CONTROLS = ("untrained", "PCA of pixels")
+CONTROLS = ("untrained", "PCA of pixels", "the factors")
 
 BETAS = [1, 2, 4, 6, 8, 10, 16]
 
@@ -365,7 +365,9 @@ def row(
     weight: float | None = None,
 ) -> pd.DataFrame:
     """Trains one autoencoder into ``out``, or takes a control, and returns :func:`judged` of it; a row of the sweep."""
-    if method == "PCA of pixels":
+    if method == "the factors":
+        z, errors = factor_numbers(_scenes(scale)).to_numpy(float), None
+    elif method == "PCA of pixels":
         z, errors = _principal(setting, scale=scale, seed=seed), None
     else:
         how = {"beta": beta, "weight": weight, "scale": scale, "seed": seed}
@@ -387,7 +389,7 @@ def reproduce(
     scheduler: str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Trains every method with every strength under every correlation, beside an untrained network and PCA of pixels.
+    """Trains every method with every strength under every correlation, beside an untrained network, PCA of pixels and a perfect code.
 
     It is a sweep: rows that stand in ``out`` are not made again.
 
