@@ -389,7 +389,7 @@ def reproduce(
     scheduler: str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Trains every method with every strength under every correlation, beside an untrained network, PCA of pixels and a perfect code.
+    """Trains every method with every strength under every correlation, beside controls (untrained, PCA of pixels, the factors).
 
     It is a sweep: rows that stand in ``out`` are not made again.
 
