@@ -19,7 +19,7 @@ TABLES = {  # what each paper leaves beside its notebook
     "expand_or_narrow": {"measures.csv"},
     "guillotine": {"measures.csv", "cuts.csv"},
     "objectives_matter": {"measures.csv", "similarity.csv", "maps.csv", "claims.csv"},
-    "hfs": {"measures.csv", "limit.csv"},
+    "hfs": {"recovery.csv", "limit.csv", "measures.csv", "transfer.csv"},
     "metric_zoo": {"measures.csv", "along.csv", "correlated.csv", "regressors.csv"},
     "projection_head": {"linear.csv", "measures.csv"},
     "rankme": {"measures.csv", "regrets.csv", "controls.csv"},

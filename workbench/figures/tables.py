@@ -11,6 +11,7 @@ from workbench.figures import theme
 __all__ = ["alignment_map", "layer_table"]
 
 HEADING = 7.2  # of a column's heading, on average a letter, in screen pixels
+LETTER = 8.4  # of a number
 
 
 def layer_table(
@@ -63,6 +64,7 @@ def layer_table(
     words = hv.Labels(cells, [across_dim, down_dim], "printed")
     words = words.opts(text_color=theme.INK, text_font_size=theme.SIZE["label"])
     wide, high = (150, 52) if cells["printed"].str.contains("\n").any() else (90, 38)
+    wide = max(wide, int(LETTER * cells["printed"].str.split("\n").explode().str.len().max()))
     tilted = 35 if max(map(len, across)) * HEADING > wide else 0  # or one heading would run into the next
     looks = {"width": max(wide * len(across), 300), "height": max(high * len(down), 76), "note": _note(table, rows, columns)}
     looks |= {"xaxis": "top", "xlabel": "", "ylabel": "", "xrotation": tilted, "show_legend": False, "hooks": [theme.bare]}
