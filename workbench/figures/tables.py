@@ -11,7 +11,7 @@ from workbench.figures import theme
 __all__ = ["alignment_map", "layer_table"]
 
 HEADING = 7.2  # of a column's heading, on average a letter, in screen pixels
-LETTER = 8.4  # of a number
+LETTER = 9.0  # of a number
 
 
 def layer_table(
