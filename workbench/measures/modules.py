@@ -105,6 +105,7 @@ def _standard(z: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _explicitness(sample: Paired, test: float, seed: int) -> float:
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
+    from threadpoolctl import threadpool_limits
 
     if not sample.names:
         return 0.0
@@ -115,7 +116,8 @@ def _explicitness(sample: Paired, test: float, seed: int) -> float:
             found.append(0.5)
             continue
         z = _standard(sample.codes, train)
-        model = LogisticRegression(max_iter=300).fit(z[train], label[train])
+        with threadpool_limits(1):  # its products are so small that threads would wait for each other
+            model = LogisticRegression(max_iter=300).fit(z[train], label[train])
         p = model.predict_proba(z[held])
         areas = [
             roc_auc_score(label[held] == value, p[:, i])
@@ -132,6 +134,7 @@ def _explained(sample: Paired) -> float:
 
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     if not sample.names:
         return 0.0
@@ -140,7 +143,7 @@ def _explained(sample: Paired) -> float:
         loss = []
         for x in (z, np.zeros_like(z)):
             model = LogisticRegression(C=np.inf, class_weight="balanced", max_iter=100)
-            with warnings.catch_warnings():
+            with threadpool_limits(1), warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # a perfect code is separable: it never converges
                 p = model.fit(x, label).predict_proba(x)
             loss.append(-np.log(np.clip(p[np.arange(len(label)), label], 1e-15, 1)).mean())
