@@ -394,7 +394,11 @@ class Training(Iterator[Step]):
         return index, pixels
 
     def _seed(self, k: int) -> None:
-        torch.manual_seed(mixed_seed(self.trainer.seed, k, 2 + rank()))
+        seed = mixed_seed(self.trainer.seed, k, 2 + rank())
+        if self.device.type == "cpu":  # torch.manual_seed writes the stack down for every device that is not there: 0.7 ms
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
 
 class _Recorder:
