@@ -130,7 +130,7 @@ def factor_steps(
     model, known = _network(run, step, layer)
     for share, z in _seen(model, shown, layer):  # noqa: B007  the last is that of all
         yield Probed(0.2 * share, f"codes of {round(share * len(shown)):,} images")
-    decodes = layer in ("projector", "latent") and hasattr(model, "decode")
+    decodes = layer in ("projector", "latent") and hasattr(model, "decode") and z.shape[1] <= NARROW
     trees = TREES if z.shape[1] <= NARROW else FEW
     found: dict[str, Any] = {}
     for share, name in _measured(found, {layer: z}, factors, trees):

@@ -1,8 +1,10 @@
 """Under which correlation of factors a run was trained, read from its record; and which runs differ in nothing else."""
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from workbench.panels.layer_cuts import Subject
@@ -56,19 +58,29 @@ def relatives(name: str, found: Mapping[str, Subject]) -> dict[str, Correlation]
     Objective, model, views, trainer with its seed, and the images before the correlation are the same; how many images were
     drawn, and their draw, may differ.
     """
-    known = {other: _record(subject) for other, subject in found.items() if not subject.model}
+    known = {other: _known(subject) for other, subject in found.items() if not subject.model}
     mine = known.get(name)
-    if not mine:
+    if mine is None:
         return {}
-    return {other: correlation_of(spec) for other, spec in known.items() if spec and _same(spec) == _same(mine)}
+    return {other: one[1] for other, one in known.items() if one is not None and one[0] == mine[0]}
 
 
-def _record(subject: Subject) -> dict[str, Any]:
+def _known(subject: Subject) -> tuple[str, Correlation] | None:
+    """What a run has in common with its relatives, and its correlation; None where its record cannot be read."""
     try:
-        spec = json.loads((subject.path / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return spec if isinstance(spec, dict) else {}
+        path = subject.path / "run.json"
+        return _read(path, path.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=4096)  # a sweep's records are looked at with every choice
+def _read(path: Path, changed: int) -> tuple[str, Correlation] | None:
+    try:
+        spec = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return (_same(spec), correlation_of(spec)) if isinstance(spec, dict) else None
 
 
 def _same(spec: Mapping[str, Any]) -> str:

@@ -41,11 +41,12 @@ class FactorColumn(pn.viewable.Viewer):
 
     Arguments:
         side: The state.
+        alone: Whether it is the only one, whose title the page has already.
     """
 
-    def __init__(self, side: FactorSide, **params: Any) -> None:
+    def __init__(self, side: FactorSide, *, alone: bool = False, **params: Any) -> None:
         super().__init__(**params)
-        self.side, self.kind = side, "information"
+        self.side, self.alone, self.kind = side, alone, "information"
         self._drawn: Any = None
         self._png: bytes | None = None
         self._setting = False
@@ -180,9 +181,9 @@ class FactorColumn(pn.viewable.Viewer):
         side = self.side
         told = {name: side.score(name) for name, _ in SCORES}
         numbers = "&ensp;".join(f"{word} <b>{told[name]:.2f}</b>" for name, word in SCORES)
+        title = f'<div class="title" style="font-weight:bold;font-size:{theme.SIZE["title"]}">{html.escape(side.title())}</div>'
         return (
-            f'<div style="{TEXT}"><div class="title" style="font-weight:bold;font-size:{theme.SIZE["title"]}">'
-            f"{html.escape(side.title())}</div>"
+            f'<div style="{TEXT}">{"" if self.alone else title}'
             f'<div class="finding" style="font-size:{theme.SIZE["tick"]};margin-top:3px">{html.escape(side.finding())}</div>'
             f'<div class="scores" style="{SMALL}margin-top:3px;color:{theme.QUIET}">{numbers}</div></div>'
         )
@@ -203,7 +204,8 @@ class FactorColumn(pn.viewable.Viewer):
             ends = {"x": np.array([corner["x"], corner["near_x"]]), "y": np.array([corner["y"], corner["near_y"]])}
             witness = self._standardised(ends)
         dead = {side.code, side.other} & side.dead()
-        said = f"Emptiest corner: {corner['distance']:.2f} away" if corner else "Support"
+        gap = corner["distance"] if corner else 0.0
+        said = f"Combinations missing: {gap:.2f}" if gap > FULL else f"Support full but for {gap:.2f}"
         squared = f"{corner['distance'] ** 2:.2f}" if corner else "–"
         words = f"Left: {QUANTITIES[self.kind]}; dead codes grey; click a cell. Right: codes in standard deviations; "
         words += (
@@ -365,6 +367,7 @@ def _source(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
+FULL = 0.75  # standard deviations: a gap below which hardly a combination is missing
 HEAD = 18  # screen pixels above the rows
 TEXT = f"font-family:{theme.FONT},sans-serif;color:{theme.INK};"
 SMALL = f"font-size:{theme.SIZE['note']};"

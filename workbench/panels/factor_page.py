@@ -52,7 +52,7 @@ class Factors(pn.viewable.Viewer):
         super().__init__(**params)
         found, complaints = find_subjects(given, out=out, images=images)
         self.state = FactorState(found)
-        self.columns = [FactorColumn(side) for side in self.state.sides]
+        self.columns = [FactorColumn(side, alone=len(self.state.sides) == 1) for side in self.state.sides]
         self._chosen: list[list[Any]] = []
         self._build(complaints)
         self.state.param.watch(lambda *events: self._turn(), BOTH)
@@ -133,7 +133,7 @@ class Factors(pn.viewable.Viewer):
                     column.kind = state.matrix
                     column.draw()
             slides, judged = state.slides(), any(side.judged() for side in state.sides)
-            self._factor.visible = self._matrix.visible = judged
+            self._factor.visible, self._matrix.visible = state.sides[0].judged(), judged
             self._where.visible = state.correlated()
             self._kind.visible = len(state.param.kind.objects) > 1
             self.slider.visible = slides

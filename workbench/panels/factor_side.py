@@ -418,6 +418,8 @@ class FactorSide(param.Parameterized):
         if not self.judged() or self.decodes():
             return ""
         at = self._first_layer()
+        if at == self.layer != "backbone":
+            return "No traversals: there are more codes than anybody would turn."
         if at != "backbone":
             return f"No traversals at {self.layer}: the decoder draws from {at}. Choose that layer."
         return "No traversals: this network has no decoder. Autoencoders have (BetaVAE and its kin)."
