@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from bokeh.models import BoxAnnotation, Plot
+from bokeh.models import BoxAnnotation, ColumnDataSource, Plot
 from PIL import Image
 
 import workbench as wb
@@ -539,3 +539,32 @@ shown.state.sides[0].choose(1)
 shown.state.sides[0].row = 3
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_the_points_take_the_colours_of_the_factor(two):
+    wb.factor_run(wb.Run(two[0]), where="training", progress=False)
+    view = wb.Factors(two[:1])
+    column, side = view.columns[0], view.state.sides[0]
+    root = view._page.get_root()
+
+    def points():
+        sources = [m.data for m in root.references() if isinstance(m, ColumnDataSource) and {"factor", "x", "y"} <= set(m.data)]
+        return next(data for data in sources if len(data["x"]) == side.about("n"))
+
+    for act in (
+        lambda: side.look_for("y"),
+        lambda: side.choose(side.other, "scale"),
+        lambda: setattr(view.state, "where", "training"),
+    ):
+        act()
+        np.testing.assert_allclose(points()["factor"], side.values_of_factor())
+        np.testing.assert_allclose(points().get("color", points()["factor"]), side.values_of_factor())
+        np.testing.assert_allclose(points()["x"], column._standardised(side.scatter())[:, 0])
+    side.look_for("label")
+    assert set(side.values_of_factor()) == {"heart", "ell"}
+
+
+def test_alone_the_page_has_the_title(two):
+    alone, both = wb.Factors(two[:1]), wb.Factors(two)
+    assert 'class="title"' not in alone.columns[0].said.object and 'class="title"' in both.columns[0].said.object
+    assert "vae-xy-0.15: " in alone.said.object

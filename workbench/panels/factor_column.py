@@ -48,6 +48,7 @@ class FactorColumn(pn.viewable.Viewer):
         super().__init__(**params)
         self.side, self.alone, self.kind = side, alone, "information"
         self._drawn: Any = None
+        self._coloured: Any = None
         self._png: bytes | None = None
         self._setting = False
         self._plots: weakref.WeakSet = weakref.WeakSet()
@@ -68,7 +69,7 @@ class FactorColumn(pn.viewable.Viewer):
         self.examples = Clickable(self._show_image, margin=(0, 10, 6, 10), **wide)
         self._turning = pn.Column(width=116, margin=(0, 0, 0, 4))
         self.strips = Clickable(lambda code: self.side.choose(code), margin=0, styles={"flex": "none"})
-        self.image = pn.pane.HTML("", width=92, margin=(0, 0, 0, 10))
+        self.image = pn.pane.HTML("", margin=(0, 0, 0, 10))
         self._latents = pn.Column(self.examples, pn.Row(self._turning, self.strips, self.image, margin=0), margin=0, **wide)
         self.without = pn.pane.HTML("", margin=(4, 10), visible=False, **wide)
         self.note = pn.pane.HTML("", margin=(0, 10), **wide)
@@ -144,6 +145,8 @@ class FactorColumn(pn.viewable.Viewer):
             table = side.matrix(self.kind)
             looks = {"responsive": True, "height": self._height(), "ylabel": "", "title": "Code by factor"}
             figure = factor_map(table, note="", **looks).opts(hv.opts.HeatMap(colorbar=False))
+            if len(self._factors()) > MANY:
+                figure = figure.opts(hv.opts.Labels(text_font_size="10px"))
             self.map.show(None)
             self.map.show(figure.opts(hooks=[*figure.opts.get("plot").kwargs["hooks"], self._wire]))
             self._build_sliders()
@@ -205,7 +208,7 @@ class FactorColumn(pn.viewable.Viewer):
             witness = self._standardised(ends)
         dead = {side.code, side.other} & side.dead()
         gap = corner["distance"] if corner else 0.0
-        said = f"Combinations missing: {gap:.2f}" if gap > FULL else f"Support full but for {gap:.2f}"
+        said = f"Corners missing: {gap:.2f}" if gap > FULL else f"Support full to {gap:.2f}"
         squared = f"{corner['distance'] ** 2:.2f}" if corner else "–"
         words = f"Left: {QUANTITIES[self.kind]}; dead codes grey; click a cell. Right: codes in standard deviations; "
         words += (
@@ -219,6 +222,10 @@ class FactorColumn(pn.viewable.Viewer):
         figure = support_scatter(
             self._standardised(table), factor=side.values_of_factor(), name=side.factor, witness=witness, axes=axes, **looks
         )
+        now = (*self._drawn, side.factor)
+        if now != self._coloured:  # colours are drawn anew; of other codes only the numbers change
+            self._coloured = now
+            self.scatter.show(None)
         self.scatter.show(figure.opts(hv.opts.Points(colorbar_position="bottom", colorbar_opts={"height": 8})))
 
     # traversals
@@ -263,7 +270,11 @@ class FactorColumn(pn.viewable.Viewer):
                 words = "codes turned"
             self._png = png or self._png  # until the decoder is there, the last picture stays
             own, about = side.original()
-            self.image.object = _image(own, "the image", about) + _image(self._png, words, "", name="decoded")
+            width = 220 if self.alone else 88
+            pair = _image(own, "the image", about, width), _image(self._png, words, "", width, name="decoded")
+            self.image.object = (
+                f'<div style="display:flex;gap:16px;flex-direction:{"row" if self.alone else "column"}">{"".join(pair)}</div>'
+            )
 
     def _loaded(self) -> None:
         self.redraw()
@@ -353,12 +364,14 @@ def _suite(side: FactorSide) -> str:
     )
 
 
-def _image(png: bytes | None, words: str, about: str, *, name: str = "original") -> str:
+def _image(png: bytes | None, words: str, about: str, width: int, *, name: str = "original") -> str:
     picture = (
-        f'<img class="{name}" width="88" style="{PIXELS}" src="{_source(png)}">' if png else '<div style="height:88px"></div>'
+        f'<img class="{name}" width="{width}" style="{PIXELS}" src="{_source(png)}">'
+        if png
+        else '<div style="height:88px;width:88px"></div>'
     )
     return (
-        f'<div title="{html.escape(about)}" style="{TEXT}{SMALL}text-align:center;margin-bottom:8px">'
+        f'<div title="{html.escape(about)}" style="{TEXT}{SMALL}text-align:center;width:{width}px">'
         f'<div style="color:{theme.QUIET};margin-bottom:2px">{html.escape(words)}</div>{picture}</div>'
     )
 
@@ -368,6 +381,7 @@ def _source(png: bytes) -> str:
 
 
 FULL = 0.75  # standard deviations: a gap below which hardly a combination is missing
+MANY = 5  # factors beyond which a cell has room for small numbers only
 HEAD = 18  # screen pixels above the rows
 TEXT = f"font-family:{theme.FONT},sans-serif;color:{theme.INK};"
 SMALL = f"font-size:{theme.SIZE['note']};"

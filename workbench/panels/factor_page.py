@@ -76,13 +76,14 @@ class Factors(pn.viewable.Viewer):
         self._kind = pmui.Select.from_param(state.param.kind, label="Go together in training", **small)
         self.slider = pmui.DiscreteSlider.from_param(state.param.sigma, label="Training correlation, σ", description="", **wide)
         self.joint = Picture(least=200)
+        self._trained = pn.Row(self.joint, **wide)
         self.learned = pn.pane.HTML("", margin=(0, 10), **wide)
         self.hint = pn.pane.Markdown(MAKE, styles={"font-size": theme.SIZE["note"], "color": theme.QUIET}, **wide)
         controls = pn.Column(
             self.slider,
             self._kind,
             self.learned,
-            self.joint,
+            self._trained,
             self._factor,
             self._matrix,
             self._where,
@@ -153,7 +154,7 @@ class Factors(pn.viewable.Viewer):
         table = state.sides[0].together(*pair) if pair and state.sides[0].judged() else None
         if table is not None and len(table):
             looks = {"xlabel": pair[0], "ylabel": pair[1], "title": f"correlation {table['r'].iloc[0]:.2f}"}
-            shown = joint_map(table, responsive=True, height=190, **looks)
+            shown = joint_map(table, responsive=True, height=190, toolbar=None, **looks)
         words = [*state.missing()]
         words += (
             [f"What {state.sides[0].subject} was trained on: how often {pair[0]} and {pair[1]} met"] if shown is not None else []
@@ -161,8 +162,9 @@ class Factors(pn.viewable.Viewer):
         self.learned.param.update(
             object=f'<div style="{TEXT}{SMALL}">{"<br>".join(map(html.escape, words))}</div>', visible=bool(words)
         )
-        self.joint.hide(hidden=shown is None)
-        self.joint.show(shown)
+        self._trained.visible = shown is not None
+        if shown is not None:
+            self.joint.show(shown)
 
 
 BOTH = ["matrix", "where", "sigma", "kind"]

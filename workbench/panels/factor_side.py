@@ -399,7 +399,7 @@ class FactorSide(param.Parameterized):
                 return []
             on = f" on {next(words for words, key in WHERE.items() if key == self.where)}" if self.correlation().pairs else ""
             return [f"{self.subject}, {self.layer}, was not judged{on} yet."]
-        said = [] if not subject.model or "." in subject.model else [f"{self.subject} has random weights."]
+        said = []
         if self.about("repeats") > 0:
             said.append(f"{_percent(self.about('repeats'))} of these images are there twice, which flatters informativeness.")
         warned = self.tables["suite"]["warnings"].iloc[0]
@@ -408,10 +408,13 @@ class FactorSide(param.Parameterized):
         return said
 
     def left_out(self) -> str:
-        """How many dimensions of a wide layer are not shown, and what else is less of it; empty of others."""
+        """That weights are random, and how many dimensions of a wide layer are not shown; empty where neither is so."""
+        subject = self.found[self.subject]
+        random = "Random weights. " if subject.model and "." not in subject.model else ""
         d, shown, trees = (int(self.about(what)) for what in ("d", "shown", "trees"))
         fewer = f"; DCI by {trees} trees a class instead of 100" if trees < 100 else ""
-        return f"Of {d} dimensions the {shown} that say most are shown, {d - shown} left out{fewer}." if d > shown else ""
+        left = f"Of {d} dimensions the {shown} that say most are shown, {d - shown} left out{fewer}." if d > shown else ""
+        return random + left
 
     def without_traversals(self) -> str:
         """Why nothing can be turned here; empty where it can."""

@@ -197,11 +197,13 @@ class FactorState(param.Parameterized):
         if not judged:
             return "Which code is of which factor?"
         if len(judged) == 1:
-            return f"{judged[0].called()}: {judged[0].title()}"
+            said = judged[0].title()
+            return f"{judged[0].called()}: {said[0].lower()}{said[1:]}"
         one, other = judged
         d = [side.score("disentanglement") for side in judged]
         if one.about("trees") != other.about("trees"):
-            return f"DCI-D {d[0]:.2f} and {d[1]:.2f} are of trees in other numbers, and do not compare"
+            said = [f"{value:.2f} by {side.about('trees')} trees" for value, side in zip(d, judged, strict=True)]
+            return f"DCI-D {said[0]} a class and {said[1]} do not compare"
         if abs(d[0] - d[1]) < ALIKE:
             return f"Both tell factors apart about alike: DCI-D {d[0]:.2f} and {d[1]:.2f}"
         more, less = (one, other) if d[0] > d[1] else (other, one)
