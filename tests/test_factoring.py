@@ -326,7 +326,11 @@ def test_a_scatter_has_its_witness(two):
 
 @pytest.mark.parametrize(
     ("d", "told", "words"),
-    [(0.9, 0.9, "Each code is of one factor: DCI-D 0.90"), (0.1, 0.9, "Every code mixes factors"), (0.9, 0.3, "hardly anything")],
+    [
+        (0.9, 0.9, "Each code is of one factor: DCI-D 0.90, I 0.90"),
+        (0.1, 0.9, "Every code mixes factors"),
+        (0.9, 0.3, "hardly anything"),
+    ],
 )
 def test_the_title_says_what_the_numbers_say(two, d, told, words):
     for path in two[:2]:
@@ -336,7 +340,7 @@ def test_the_title_says_what_the_numbers_say(two, d, told, words):
         table.reset_index().to_parquet(file)
     state = state_of(two)
     assert words in state.sides[0].title()
-    assert state.title() == f"Both tell factors apart about alike: DCI-D {d:.2f} and {d:.2f}"
+    assert state.title() == f"Both tell factors apart about alike: DCI-D {d:.2f} and {d:.2f}, I {told:.2f} and {told:.2f}"
     file = next(two[1].rglob("suite.parquet"))
     table = pd.read_parquet(file).set_index("measure")
     table.loc["disentanglement", "value"] = 0.5

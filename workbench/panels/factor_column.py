@@ -208,7 +208,7 @@ class FactorColumn(pn.viewable.Viewer):
             witness = self._standardised(ends)
         dead = {side.code, side.other} & side.dead()
         gap = corner["distance"] if corner else 0.0
-        said = f"Corners missing: {gap:.2f}" if gap > FULL else f"Support full to {gap:.2f}"
+        said = f"Empty corner: {gap:.2f}" if gap > FULL else f"Support full: {gap:.2f}"
         squared = f"{corner['distance'] ** 2:.2f}" if corner else "–"
         words = f"Left: {QUANTITIES[self.kind]}; dead codes grey; click a cell. Right: codes in standard deviations; "
         words += (

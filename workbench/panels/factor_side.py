@@ -357,7 +357,9 @@ class FactorSide(param.Parameterized):
         d, told = self.score("disentanglement"), self.score("informativeness")
         if told < self.chance() + 0.05:
             return f"Codes say hardly anything of the factors: accuracy {told:.2f}, chance {self.chance():.2f}"
-        return next((words for least, words in GRADES if d >= least), "Every code mixes factors") + f": DCI-D {d:.2f}"
+        return (
+            next((words for least, words in GRADES if d >= least), "Every code mixes factors") + f": DCI-D {d:.2f}, I {told:.2f}"
+        )
 
     def finding(self) -> str:
         """What the codes of the factors that go together say of each; else of the factor that is looked for."""

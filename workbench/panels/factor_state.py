@@ -199,15 +199,17 @@ class FactorState(param.Parameterized):
         if len(judged) == 1:
             said = judged[0].title()
             return f"{judged[0].called()}: {said[0].lower()}{said[1:]}"
-        one, other = judged
         d = [side.score("disentanglement") for side in judged]
-        if one.about("trees") != other.about("trees"):
+        if len({side.about("trees") for side in judged}) > 1:
             said = [f"{value:.2f} by {side.about('trees')} trees" for value, side in zip(d, judged, strict=True)]
             return f"DCI-D {said[0]} a class and {said[1]} do not compare"
+        told = " and ".join(f"{side.score('informativeness'):.2f}" for side in judged)
         if abs(d[0] - d[1]) < ALIKE:
-            return f"Both tell factors apart about alike: DCI-D {d[0]:.2f} and {d[1]:.2f}"
-        more, less = (one, other) if d[0] > d[1] else (other, one)
-        return f"{more.called()} tells factors apart better than {less.called()}: DCI-D {max(d):.2f} against {min(d):.2f}"
+            return f"Both tell factors apart about alike: DCI-D {d[0]:.2f} and {d[1]:.2f}, I {told}"
+        more, less = sorted(judged, key=lambda side: -side.score("disentanglement"))
+        told = " and ".join(f"{side.score('informativeness'):.2f}" for side in (more, less))
+        said = f"DCI-D {max(d):.2f} against {min(d):.2f}, I {told}"
+        return f"{more.called()} tells factors apart better than {less.called()}: {said}"
 
     def finding(self) -> str:
         """What the two were trained on, and that it is one run each."""
