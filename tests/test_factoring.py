@@ -572,3 +572,24 @@ def test_alone_the_page_has_the_title(two):
     alone, both = wb.Factors(two[:1]), wb.Factors(two)
     assert 'class="title"' not in alone.columns[0].said.object and 'class="title"' in both.columns[0].said.object
     assert "vae-xy-0.15: " in alone.said.object
+
+
+@pytest.mark.parametrize("code", ["gaussian", "quantised"])
+def test_any_autoencoder_can_be_turned(tmp_path, code):
+    grey = wb.from_arrays(grid().pixels.float().mean(1, keepdim=True).byte(), grid().factors)
+    torch.manual_seed(0)
+    model = wb.build_autoencoder("locatello-small", 4, image_size=16, channels=1, code=code)
+    objective = wb.QLAE() if code == "quantised" else wb.BetaTCVAE(beta=1)
+    run = wb.Trainer(epochs=1, batch_size=32).fit(
+        model, objective, grey, wb.Plain(), out=tmp_path / "sweep,seed=0", progress=False
+    )
+    layer = "latent" if code == "quantised" else "projector"
+    tables = wb.factor_run(run, grey, progress=False)
+    assert tables["about"]["layer"][0] == layer and layer in tables["about"]["layers"][0] and tables["together"].empty
+    side = wb.Factors(run, images=grey).state.sides[0]
+    assert side.layer == layer and side.decodes() and len(side.traversals()) == 4 * 7 and side.trained() != ""
+    side.decoder().load(lambda: None)
+    side.decoder().job.wait(60)
+    side.turn(0, 1.5)
+    assert Image.open(io.BytesIO(side.drawn())).size == (16, 16)
+    assert side.called() == "sweep,seed=0" and side.called("sweep,seed=1") == "seed=0"

@@ -143,7 +143,8 @@ class Factors(pn.viewable.Viewer):
             missing = state.unjudged()
             if missing:
                 more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-                self.work.button.label = f"Judge {missing[0]}{more}"
+                name = missing[0] if len(missing[0]) < LONG else "what is missing"
+                self.work.button.label = f"Judge {name}{more if name == missing[0] else f' ({len(missing)})'}"
             if not self.work.running:
                 self.work.button.visible = bool(missing)
 
@@ -167,5 +168,6 @@ class Factors(pn.viewable.Viewer):
             self.joint.show(shown)
 
 
+LONG = 28  # letters of a name that do not fit a button
 BOTH = ["matrix", "where", "sigma", "kind"]
 ONE = ["subject", "layer", "factor", "code", "other", "row"]

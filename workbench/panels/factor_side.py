@@ -342,10 +342,12 @@ class FactorSide(param.Parameterized):
 
     # in words
 
-    def called(self) -> str:
-        """What it is called: the subject, and the layer where that is no code."""
+    def called(self, beside: str = "") -> str:
+        """What it is called: the subject, and the layer where that is no code; ``beside`` another, only by what differs."""
+        parts = self.subject.split(",")
+        name = ",".join(part for part in parts if part not in beside.split(",")) or self.subject
         short = short_layers([layer for layer in self.param.layer.objects if layer]).get(self.layer, self.layer)
-        return self.subject if self.decodes() else f"{self.subject}, {short}"
+        return name if self.decodes() else f"{name}, {short}"
 
     def chance(self) -> float:
         """The mean accuracy of whoever always says the most frequent value of each factor."""

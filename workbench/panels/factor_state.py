@@ -209,12 +209,16 @@ class FactorState(param.Parameterized):
         more, less = sorted(judged, key=lambda side: -side.score("disentanglement"))
         told = " and ".join(f"{side.score('informativeness'):.2f}" for side in (more, less))
         said = f"DCI-D {max(d):.2f} against {min(d):.2f}, I {told}"
-        return f"{more.called()} tells factors apart better than {less.called()}: {said}"
+        names = more.called(less.subject), less.called(more.subject)
+        return f"{names[0]} tells factors apart better than {names[1]}: {said}"
+
+    def _beside(self, side: FactorSide) -> str:
+        return next((other.subject for other in self.sides if other is not side), "")
 
     def finding(self) -> str:
         """What the two were trained on, and that it is one run each."""
         judged = [side for side in self.sides if side.judged()]
-        trained = [f"{side.subject} was {words}" for side in judged if (words := side.trained())]
+        trained = [f"{side.called(self._beside(side))} was {words}" for side in judged if (words := side.trained())]
         trained = [f"Both were {judged[0].trained()}"] if len(trained) == 2 and _alike(judged) else trained
         on = f"judged on {judged[0].about('n'):,} {judged[0].about('images')}" if judged else ""
         seeds = "one run each, and other seeds may differ as much" if len(judged) == 2 else ""
