@@ -593,3 +593,11 @@ def test_any_autoencoder_can_be_turned(tmp_path, code):
     side.turn(0, 1.5)
     assert Image.open(io.BytesIO(side.drawn())).size == (16, 16)
     assert side.called() == "sweep,seed=0" and side.called("sweep,seed=1") == "seed=0"
+
+
+def test_without_runs_it_says_how_to_make_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    view = wb.Factors()
+    view._page.get_root()
+    assert "There are no runs yet" in view._page[0].object and "timm:resnet18" in view._page[0].object
+    assert "Which code is of which factor?" in view.said.object
