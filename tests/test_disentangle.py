@@ -161,6 +161,7 @@ def test_unit_matrices_of_importances():
         (np.vstack([eye, eye]), 1, 1 - math.log(2) / math.log(20)),
         (np.hstack([eye, eye]), 1 - math.log(2) / math.log(20), 1),
         (np.ones((4, 4)), 0, 0),
+        (np.hstack([eye[:, :8], np.zeros((10, 2))]), 1, 1),  # two factors that no code holds
     ]:
         assert code_disentanglement(matrix) == pytest.approx(d, abs=1e-9)
         assert factor_completeness(matrix) == pytest.approx(c, abs=1e-9)
@@ -364,6 +365,17 @@ def test_categories_correlate_by_cramer():
     assert np.allclose(r, r.T)
 
 
+def test_text_that_names_numbers_is_no_second_factor():
+    """As the features of drawn images have it: a ``label``, and the ``shape`` that it is the number of."""
+    z, factors = world(300)
+    names = factors["f1"].map(dict(enumerate("pqrst")))
+    want = mig(z, factors)
+    got = mig(z, factors.assign(shape=names))
+    assert float(got) == float(want) and got.warnings == ("the factor 'shape' names the values of 'f1', and is left out",)
+    assert len(mig(z, factors.drop(columns="f1").assign(shape=names)).warnings) == len(want.warnings)
+    assert not [w for w in mig(z, factors.assign(shape=names.replace("q", "p"))).warnings if "names" in w]
+
+
 def test_a_quantity_is_cut_and_that_is_said():
     z, factors = world(300)
     got = mig(z, factors.assign(f0=z[:, 0] + np.random.default_rng(0).random(300)))
@@ -381,7 +393,7 @@ def test_one_call_gives_every_number_of_every_layer():
     assert list(table) == ["layer", "measure", "value", "n", "d", "convention", "warnings"]
     assert table["measure"].tolist()[:6] == ["mig", "infom", "infoe", "infoc", "hausdorff_support", "total_correlation"]
     assert np.isfinite(table["value"]).all()
-    assert table[table["layer"] == "head"]["warnings"].str.contains("2 of 2 codes are constant").sum() == 4
+    assert table[table["layer"] == "head"]["warnings"].str.contains("2 of 2 codes are constant").sum() == 5
     other = (functools.partial(dci, trees=3), functools.partial(workbench.measures.hausdorff_support, batch=64))
     settings = disentanglement(z, factors, measures=other).set_index("measure")["convention"]
     assert "3 trees" in settings["disentanglement"] and "batches of 64" in settings["hausdorff_support"]

@@ -583,6 +583,8 @@ def test_hfs_carries_what_it_is_added_to():
     objective = wb.HFS(wb.SimSiam(), weight=2)
     again = build(describe(objective))
     assert describe(again) == describe(objective) and again.undecayed == ("objective.predictor",)
+    with pytest.raises(TypeError, match=r"added to an objective, such as SimCLR\(\), but got 'simclr'"):
+        wb.HFS("simclr")
     with pytest.raises(TypeError, match="HFS is of the codes that an objective .*, but MAE never calls its model"):
         masked, model = wb.HFS(wb.MAE()), wb.build_encoder("vit-tiny", None)
         masked.begin(model, model(torch.rand(2, 3, 32, 32)))

@@ -85,6 +85,31 @@ def test_a_perfect_code_is_told_so_and_even_its_classifier_learns_what_goes_toge
     assert found.loc[found["measure"] == "error", "value"].between(0.3, 0.7).all()
 
 
+def test_of_a_large_grid_only_scenes_that_are_looked_at_are_judged(monkeypatch):
+    """As of the paper's 480,000, to the number: of those not looked at nothing is drawn or encoded."""
+    model = hfs.fresh(scale="smoke")
+    z, errors = hfs.codes(model, scale="smoke")
+    assert len(hfs.looked_at(TIED, scale="smoke")) == len(z)
+    components = hfs._principal(TIED, scale="smoke", seed=0)
+    shrunk = hfs.SCALES["smoke"]._replace(rows=60)
+    monkeypatch.setitem(hfs.SCALES, "smoke", shrunk)
+    whole = hfs.judged(z, TIED, scale="smoke", errors=errors)
+    monkeypatch.setattr(hfs, "WHOLE", 10)
+    rows = hfs.looked_at(TIED, scale="smoke")
+    assert 60 < len(rows) < len(z) and (np.diff(rows) > 0).all()
+    few, off = hfs.codes(model, scale="smoke", rows=rows)
+    assert np.isnan(few).any(1).sum() == np.isnan(off).sum() == len(z) - len(rows)
+    np.testing.assert_allclose(few[rows], z[rows], rtol=1e-4, atol=1e-6)
+    part = hfs.judged(few, TIED, scale="smoke", errors=off)
+    assert part["measure"].tolist() == whole["measure"].tolist() and np.isfinite(part["value"]).all()
+    assert np.isfinite(hfs._principal(TIED, scale="smoke", seed=0)).all(1).sum() == len(rows) and np.isfinite(components).all()
+    exact = z.copy()
+    exact[np.setdiff1d(np.arange(len(z)), rows)] = np.nan
+    same = hfs.judged(exact, TIED, scale="smoke", errors=off)
+    beside = (whole["measure"] != "active") & (whole["measure"] != "error")
+    pd.testing.assert_frame_equal(same[beside], whole[beside])
+
+
 def test_a_code_of_sum_and_difference_is_misread_where_factors_go_together_the_other_way():
     factors = wb.factor_numbers(hfs._scenes("smoke"))
     z = factors[["floor_hue", "wall_hue"]].sum(axis=1).to_numpy(float)[:, None]

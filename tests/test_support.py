@@ -89,6 +89,17 @@ def test_a_grid_is_full_and_a_copy_of_it_changes_nothing():
     assert float(hausdorff_loss(torch.cat([x, x]))) == pytest.approx(float(hausdorff_loss(x)), rel=1e-12)
 
 
+def loss_of_one_pair(z):
+    return hausdorff_loss(z.detach(), pairs=[(0, 2)])
+
+
+def test_flips_and_shifts_change_nothing():
+    z = normal(50, 3)
+    moved = z * torch.tensor([1, -1, 1]) + torch.tensor([0.0, 3, -2])
+    assert float(hausdorff_loss(moved, standardise=False)) == pytest.approx(float(hausdorff_loss(z, standardise=False)), rel=1e-9)
+    assert hausdorff_support(moved, grid=50) == pytest.approx(float(hausdorff_support(z, grid=50)), rel=1e-9)
+
+
 def test_constant_codes_have_full_support_and_a_finite_gradient():
     z = normal(20, 3)
     z[:, 1] = 2
@@ -97,6 +108,8 @@ def test_constant_codes_have_full_support_and_a_finite_gradient():
     assert loss.item() == 0
     assert torch.isfinite(torch.autograd.grad(loss, z)[0]).all()
     assert hausdorff_loss(z[:, :1]).item() == 0
+    with pytest.warns(RuntimeWarning, match="1 of 3 codes are constant, and full with any other"):
+        assert hausdorff_support(z) == pytest.approx(float(loss_of_one_pair(z)) / 3)
     with pytest.warns(RuntimeWarning, match="pairs of codes, and there is one code"):
         assert hausdorff_support(z[:, :1]) == 0
 

@@ -5,6 +5,7 @@ themselves are correlated, a perfect code says something of several, and its sco
 sample of rows in which factors are as good as independent are here.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -60,7 +61,8 @@ def paired(codes: Matrix, factors: Factors, *, bins: int = 20) -> Paired:
     Arguments:
         codes: Features (N, D).
         factors: A table, mapping or array of N rows; a column of floats of more than 64 different values is cut into
-            ``bins`` of equal width, every other is taken by its values. Columns ``source`` and ``view`` are no factors.
+            ``bins`` of equal width, every other is taken by its values. Columns ``source`` and ``view`` are no factors, nor is
+            text that names the values of a column of numbers, such as ``shape`` beside ``label``.
 
     Raises:
         TypeError: If the factors are no table.
@@ -71,7 +73,11 @@ def paired(codes: Matrix, factors: Factors, *, bins: int = 20) -> Paired:
     if len(table) != len(z):
         raise ValueError(f"there must be a row of factors for each of the {len(z)} rows of codes, but got {len(table)}.")
     warnings, labels, quantities, kept = [], [], [], []
+    names = _names(table)
     for name in table:
+        if name in names:
+            warnings.append(f"the factor {name!r} names the values of {names[name]!r}, and is left out")
+            continue
         number, quantity, cut = _numbered(table[name], bins)
         if number.max() == 0:
             warnings.append(f"the factor {name!r} has one value, and is left out")
@@ -164,6 +170,17 @@ def _numbered(factor: pd.Series, bins: int) -> tuple[np.ndarray, np.ndarray, boo
         return np.unique(cut, return_inverse=True)[1].reshape(-1), factor.to_numpy(float), True
     numeric = pd.api.types.is_numeric_dtype(factor)
     return number, factor.to_numpy(float) if numeric else number.astype(float), False
+
+
+def _names(table: pd.DataFrame) -> dict[str, str]:
+    """Returns which columns of text say again what a column of numbers says, and which that is."""
+    text = [n for n in table if not pd.api.types.is_numeric_dtype(table[n])]
+    found = {}
+    for name, number in itertools.product(text, (n for n in table if n not in text)):
+        pairs, values = len(table[[name, number]].drop_duplicates()), table[number].nunique()
+        if pairs == values == table[name].nunique() > 1:
+            found.setdefault(name, number)
+    return found
 
 
 def _pearson(a: pd.Series, b: pd.Series) -> float:

@@ -54,7 +54,8 @@ def disentanglement(
 
     Arguments:
         features: Layer names to codes (N, D), such as ``Features``, or one matrix.
-        factors: Of the same rows; by default ``features.factors``. Give the columns that vary in the images alone.
+        factors: Of the same rows; by default ``features.factors``. Those of one value are left out, and
+            text that names the numbers of another (``shape`` beside ``label``); ``warnings`` says so.
         measures: Functions of codes and factors, or of codes alone; by default all twelve. With other settings by
             ``functools.partial``: of layers hundreds wide, boosted trees take minutes, and ``partial(wb.dci, trees=20)`` a fifth.
         uniform: Whether rows are drawn again so that factors are about independent; see ``uniform_rows``. Where factors are

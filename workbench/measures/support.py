@@ -110,6 +110,9 @@ def hausdorff_support(
     chosen, every = _pairs(d, pairs, seed), d * (d - 1) // 2
     how = f"{convention}, " + (f"batches of {min(batch, n)}" if batch else f"{min(grid, n)} values a code")
     how += "" if len(chosen) == every else f", {len(chosen)} of {every} pairs"
+    still = int((np.ptp(x.numpy(), 0) == 0).sum())
+    if still:
+        warnings.warn(f"{still} of {d} codes are constant, and full with any other.", RuntimeWarning, stacklevel=2)
     if not chosen:
         warnings.warn("HFS is of pairs of codes, and there is one code: 0.", RuntimeWarning, stacklevel=2)
         return Measured(0.0, name="Hausdorff factorised support", n=n, d=d, convention=how)

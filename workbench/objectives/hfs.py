@@ -62,6 +62,8 @@ class HFS(Objective):
     ) -> None:
         super().__init__()
         self.objective = BetaVAE(beta=1) if objective is None else objective
+        if not isinstance(self.objective, Objective):
+            raise TypeError(f"HFS is added to an objective, such as SimCLR(), but got {objective!r}.")
         self.takes, self.code = self.objective.takes, self.objective.code
         self.undecayed = tuple(f"objective.{part}" for part in self.objective.undecayed)
         self.weight, self.rows, self.standardise = positive("weight", weight), positive("rows", rows), standardise

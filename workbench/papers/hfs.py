@@ -15,7 +15,7 @@ among them; and does a classifier of factors, learned under one correlation, hol
 strengths are trained; the one that counts for a seed is chosen on the others, by labels.
 
 The paper's table could not be had: its abstract's claims are what is held against. It trains for 300,000 steps at 64 pixels;
-scale ``"cpu"`` for 2,000 at 16.
+scale ``"cpu"`` for 1,800 at 16.
 
 References:
     Disentanglement of Correlated Factors via Hausdorff Factorized Support (Roth, Ibrahim, Akata, Vincent, Bouchacourt, ICLR
@@ -67,6 +67,7 @@ __all__ = [
     "fresh",
     "judged",
     "limit",
+    "looked_at",
     "recovered",
     "recovery",
     "reproduce",
@@ -229,6 +230,9 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 
 QUICK = functools.partial(dci, trees=10)
 
+WHOLE = 20_000
+"""Scenes of a grid of which all are judged; of a larger one to draw and encode all would take longer than to train."""
+
 CONTROLS = ("untrained", "PCA of pixels", "the factors")
 
 BETAS = [1, 2, 4, 6, 8, 10, 16]
@@ -308,40 +312,52 @@ def fresh(*, scale: str = "cpu", seed: int = 0) -> Autoencoder:
         return build_autoencoder(s.network, s.latents, image_size=s.scenes["size"])
 
 
-def codes(model: Autoencoder, *, scale: str = "cpu") -> tuple[np.ndarray, np.ndarray]:
-    """Returns the codes (N, K) of all scenes of the grid, and the squared error a pixel that each is drawn again with (N)."""
+def codes(model: Autoencoder, *, scale: str = "cpu", rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the codes (N, K) of the scenes of the grid, and the squared error a pixel that each is drawn again with (N).
+
+    Arguments:
+        rows: Of these scenes alone (:func:`looked_at`); those of the others are NaN.
+    """
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    images = _scenes(scale)
+    every = _scenes(scale)
+    rows = np.arange(len(every)) if rows is None else rows
+    images = every[rows].to("cpu")  # drawn once
     z = extract(model, images, "latent", progress=False)["latent"]
     off = [
-        (model.decode(z[rows]).cpu() - images.at(rows).float() / 255).square().mean((1, 2, 3))
-        for rows in torch.arange(len(z)).split(1024)
+        (model.decode(z[part]).cpu() - images.at(part).float() / 255).square().mean((1, 2, 3))
+        for part in torch.arange(len(z)).split(1024)
     ]
-    return z.cpu().numpy(), torch.cat(off).numpy()
+    return _spread(z.cpu().numpy(), rows, len(every)), _spread(torch.cat(off).numpy(), rows, len(every))
+
+
+def looked_at(setting: str, *, scale: str = "cpu", seed: int = 0) -> np.ndarray:
+    """Returns the scenes that :func:`judged` takes codes of: all of a grid of up to 20,000, else those it draws."""
+    drawn, n = _drawn(setting, scale=scale, seed=seed), len(_scenes(scale))
+    return np.arange(n) if n <= WHOLE else np.unique(np.concatenate(list(drawn.values())))
 
 
 def judged(z: np.ndarray, setting: str, *, scale: str = "cpu", seed: int = 0, errors: np.ndarray | None = None) -> pd.DataFrame:
     """Returns what codes are worth on all scenes alike, and under every correlation and its inverse.
 
     Arguments:
-        z: Codes (N, K) of all scenes.
+        z: Codes (N, K) of all scenes, NaN of any that are not :func:`looked_at`.
         setting: Under which they were learned; the classifiers learn there, too.
         errors: Of the pictures drawn (N).
 
     Returns:
         Columns judged_on (``"uniform"``, a setting, or a setting and ``" inverse"``), factor, measure, value, chance. Where all
         combinations are as likely there are all numbers of :func:`workbench.disentanglement`, and ``active``, the codes of
-        variance above .01. Everywhere, of half as many rows, there are DCI (10 trees a class) and MIG, named ``"quick ..."``,
-        ``error``, and ``accuracy``: of a linear classifier of a factor, learned from codes under ``setting``.
+        variance above .01 over all scenes that have codes. Everywhere, of half as many rows, there are DCI (10 trees a class)
+        and MIG, named ``"quick ..."``, ``error``, and ``accuracy``: of a linear classifier of a factor, learned from codes under
+        ``setting``.
     """
-    factors, n = factor_numbers(_scenes(scale)), entry(SCALES, scale).rows
-    drawn = {name: _rows(scale, name, n=n // 2, seed=seed + 1) for name in ("uniform", *_targets(scale))}
-    known = _rows(scale, setting, n=n, seed=seed)
+    factors, drawn = factor_numbers(_scenes(scale)), _drawn(setting, scale=scale, seed=seed)
+    known, rows = drawn.pop("known"), drawn.pop("all numbers")
+    varied = z[np.isfinite(z).all(1)].var(0)
     probes = {name: LinearProbe().fit(z[known], factors[name].iloc[known]) for name in factors}
     with warnings.catch_warnings(action="ignore"):  # that factors are correlated is the question
-        rows = _rows(scale, "uniform", n=n, seed=seed)
         everything = disentanglement(z[rows], factors.iloc[rows])[["measure", "value"]].assign(judged_on="uniform")
-        tables = [everything, _number("uniform", "active", float((z.var(0) > 0.01).sum()))]
+        tables = [everything, _number("uniform", "active", float((varied > 0.01).sum()))]
         for name, rows in drawn.items():
             for score in (QUICK, mig):
                 table = score(z[rows], factors.iloc[rows]).table()[["measure", "value"]]
@@ -374,7 +390,7 @@ def row(
         model = (
             fresh(scale=scale, seed=seed) if method == "untrained" else train(setting, method, out, **how, progress=False).model()
         )
-        z, errors = codes(model, scale=scale)
+        z, errors = codes(model, scale=scale, rows=looked_at(setting, scale=scale, seed=seed))
     return judged(z, setting, scale=scale, seed=seed, errors=errors)
 
 
@@ -473,10 +489,25 @@ def _principal(setting: str, *, scale: str, seed: int) -> np.ndarray:
     """As many principal components of pixels as a code has dimensions, of the correlated images."""
     from sklearn.decomposition import PCA
 
-    images = _scenes(scale)
-    x = images.at(torch.arange(len(images))).flatten(1).numpy() / 255.0
-    rows = _rows(scale, setting, n=entry(SCALES, scale).rows, seed=seed)
-    return PCA(entry(SCALES, scale).latents, random_state=seed).fit(x[rows]).transform(x)
+    images, rows = _scenes(scale), looked_at(setting, scale=scale, seed=seed)
+    learned = images.at(_drawn(setting, scale=scale, seed=seed)["known"]).flatten(1).numpy() / 255.0
+    found = PCA(entry(SCALES, scale).latents, random_state=seed).fit(learned)
+    parts = [found.transform(images.at(part).flatten(1).numpy() / 255.0) for part in torch.from_numpy(rows).split(16_384)]
+    return _spread(np.concatenate(parts), rows, len(images))
+
+
+def _spread(values: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
+    """Values of some rows of n, NaN where there are none."""
+    spread = np.full((n, *values.shape[1:]), np.nan, values.dtype)
+    spread[rows] = values
+    return spread
+
+
+def _drawn(setting: str, *, scale: str, seed: int) -> dict[str, np.ndarray]:
+    """Scenes that classifiers learn from, those of all numbers, and those of the quick ones by what they are judged on."""
+    n = entry(SCALES, scale).rows
+    drawn = {"known": _rows(scale, setting, n=n, seed=seed), "all numbers": _rows(scale, "uniform", n=n, seed=seed)}
+    return drawn | {name: _rows(scale, name, n=n // 2, seed=seed + 1) for name in ("uniform", *_targets(scale))}
 
 
 def _targets(scale: str) -> list[str]:
