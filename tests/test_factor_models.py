@@ -642,12 +642,12 @@ def test_a_run_is_resumed_bit_for_bit(objective, arrows, tmp_path):
     ],
 )
 def test_it_is_trained_from_a_shell(objective, kind, tmp_path):
-    views = {"simclr+HFS": "augment", "ada-vae": "factor-pairs"}.get(objective, "plain")
-    data = ["--data", "sprites", "--set", "data.n=64", "data.size=16", "data.positions=4", "--views", views]
+    views = {"simclr+HFS": "Augment", "ada-vae": "FactorPairs"}.get(objective, "Plain")
+    data = ["--data", "sprites", "--set", "data.n=64", "data.size=16", "data.positions=4"]
     tiny = ["--epochs", "1", "--batch-size", "32", "--no-progress", "--device", "cpu", "--out", str(tmp_path / "run")]
     assert main(["train", *data, "--objective", objective, *tiny]) == 0
     run = wb.Run(tmp_path / "run")
-    assert type(run.objective()).__name__ == kind
+    assert (type(run.objective()).__name__, type(run.built("views")).__name__) == (kind, views)
     if objective != "simclr+HFS":
         assert run.model().latents == 10 and type(run.model().backbone).__name__ == "Locatello"
 

@@ -32,7 +32,10 @@ CHOSEN = {
     "objective": ("simclr", "`workbench objectives` lists them; with +hfs behind, HFS of its codes is added"),
     "backbone": (None, "`workbench backbones` lists them; convnet, or locatello-small where images are drawn again"),
     "projector": (None, "widths after the representation, or none; 128-128. Of an autoencoder: the dimensions of its code; 10"),
-    "views": ("augment", "`workbench views` lists what makes them"),
+    "views": (
+        None,
+        "`workbench views` lists what makes them; augment, or where images are drawn again plain (adavae: factor-pairs)",
+    ),
 }
 """What a run is made of: the default, and what else can be chosen."""
 
@@ -87,7 +90,8 @@ def parts(args: argparse.Namespace) -> "tuple[Trainer, Objective, Callable]":
     settings, makers = read_settings(args.set), view_makers()
     trainer = Trainer(**{k: v for k, v in vars(args).items() if k in Trainer.__dataclass_fields__})
     objective = read_objective(args.objective, settings["objective"])
-    maker = makers[choose("view maker", args.views, makers)]
+    drawn_again = "plain" if objective.takes == 1 else "factor-pairs"  # crops and jitter would take the factors away
+    maker = makers[choose("view maker", args.views or ("augment" if objective.code is None else drawn_again), makers)]
     accept(maker, "views", settings["views"])
     return trainer, objective, maker
 
