@@ -989,6 +989,7 @@ def test_correlate_gives_images():
         ({"a": "colour"}, KeyError, "no factor 'colour'"),
         ({"sigma": 0}, ValueError, "sigma must be positive"),
         ({"method": "drop"}, ValueError, "'resample' or 'thin'"),
+        ({"method": "thin", "n": 5}, ValueError, "n is 5; leave n out, or take 'resample'"),
     ):
         with pytest.raises(kind, match=text):
             correlate(images, **{"a": "x", "b": "y", **wrong})

@@ -58,7 +58,7 @@ def correlate(
             ``images.where(hole)`` has these to test on.
         method: ``"resample"`` draws ``n`` images with repetition, the paper's protocol; ``"thin"`` keeps each image once or not
             at all, with the probability itself, so that fewer are left.
-        n: How many to draw; as many as there are by default.
+        n: How many to draw, as many as there are by default; not with ``"thin"``.
         seed: Which random draw.
 
     Raises:
@@ -75,6 +75,8 @@ def correlate(
     weights = correlation_weights(images.factors, a, b, sigma=sigma, inverse=inverse, holes=holes)
     if method not in ("resample", "thin"):
         raise ValueError(f"method is 'resample' or 'thin', but got {method!r}")
+    if method == "thin" and n is not None:
+        raise ValueError(f"method='thin' keeps as many images as chance has it, but n is {n}; leave n out, or take 'resample'")
     rng = np.random.default_rng(seed)
     kept = rng.random(len(images)) < weights if method == "thin" else weights > 0
     if not kept.any():
