@@ -38,8 +38,8 @@ class HFS(Objective):
     Arguments:
         objective: Any that embeds images by its model; by default ``BetaVAE(beta=1)``.
         weight: The paper's gamma. Its grid is .1 to 1e4, and 80 to 2000 with ``beta=0``, beside a reconstruction summed over
-            64 x 64 x 3 pixels: smaller images want proportionally less. Beside a contrastive loss of a few nats even 1 is much: 25
-            pairs come to about 100 at first.
+            64 x 64 x 3 pixels: smaller images want proportionally less. Beside a contrastive loss of a few nats even 1 is
+            much: 25 pairs come to about 100 at first.
         pairs: How many pairs of dimensions are drawn a step; None is all.
         rows: How many codes are looked at, those of the first images of a batch, in their first view; time grows as their cube.
         standardise: Whether codes are divided by their standard deviations over the batch first. None does so where nothing

@@ -257,8 +257,8 @@ SCALES = {
             "beta-TCVAE + HFS": grid(beta=4, weight=1),
         },
     ),
-    # the paper's: the grid of Shapes3D, 300,000 steps of 64, Adam at 1e-4, and the strengths that its authors try; but each training
-    # draws 64,000 scenes once, where the paper draws from the grid at every step
+    # the paper's: the grid of Shapes3D, 300,000 steps of 64, Adam at 1e-4, and the strengths that its authors try; but each
+    # training draws 64,000 scenes once, where the paper draws from the grid at every step
     "gpu": Scale(
         {"size": 64, "solids": ["cube", "cylinder", "sphere", "cone"], "sizes": 8, "hues": 10, "floor_hues": 10, "wall_hues": 10,
          "orientations": 15, "lights": 1},
