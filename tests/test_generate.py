@@ -1,0 +1,387 @@
+"""Representation-conditioned diffusion: targets against their equations, samples against closed forms, what belongs to whom.
+
+A denoiser of a single point is known exactly for every prediction, so a sampler that reads the network's answer rightly arrives
+at that point, and a guided one at the point that the guidance's equation names.
+"""
+
+import json
+import math
+from types import SimpleNamespace
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers.training_utils import EMAModel
+
+import workbench as wb
+from workbench.objectives.denoising import PREDICTIONS, alphas_bar, levels, noised
+
+D, SIZE = 5, 8
+SCHEDULERS = {
+    "flow": ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"],
+    "epsilon": ["DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"],
+    "v": ["DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"],
+    "edm": ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"],
+}
+PAIRS = [(prediction, name) for prediction, listed in SCHEDULERS.items() for name in listed]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def little(prediction="flow", size=SIZE, widths=(8, 16), **settings):
+    """An untrained denoiser whose null differs from nought, so that no condition is not the condition 0."""
+    torch.manual_seed(0)
+    pipe = wb.build_denoiser(D, size, widths, prediction=prediction, **settings)
+    pipe.set_progress_bar_config(disable=True)
+    torch.nn.init.normal_(pipe.projector.null)
+    return pipe
+
+
+def rows(n=3, seed=1):
+    return torch.randn(n, D, generator=seeded(seed))
+
+
+def diffused(pipe, scheduler):
+    pipe.scheduler = scheduler
+    return pipe
+
+
+def swapped(pipe, name):
+    return diffused(pipe, getattr(diffusers, name).from_config(pipe.scheduler.config))
+
+
+# --- targets ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_what_is_seen_and_asked_for_is_the_equation(prediction):
+    x, noise = torch.randn(2, 4, 1, 2, 2, generator=seeded(), dtype=torch.float64)
+    level = levels(4, prediction, generator=seeded(3)).double()
+    seen, time, target = noised(x, noise, level, prediction)
+    for i in range(4):
+        for a, e, got, wanted in zip(*(t[i].flatten().tolist() for t in (x, noise, seen, target)), strict=True):
+            u = level[i].item()
+            if prediction == "flow":
+                expected, told = ((1 - u) * a + u * e, e - a), 1000 * u
+            elif prediction == "edm":
+                c_skip, c_out = 0.25 / (u * u + 0.25), u * 0.5 / math.sqrt(u * u + 0.25)
+                expected, told = ((a + u * e) / math.sqrt(u * u + 0.25), (a - c_skip * (a + u * e)) / c_out), math.log(u) / 4
+            else:
+                kept = math.prod(1 - (1e-4 + (0.02 - 1e-4) * k / 999) for k in range(int(u) + 1))
+                target_of = {"epsilon": e, "v": math.sqrt(kept) * e - math.sqrt(1 - kept) * a}
+                expected, told = (math.sqrt(kept) * a + math.sqrt(1 - kept) * e, target_of[prediction]), u
+            assert (got, wanted) == pytest.approx(expected, rel=1e-9)
+            assert time[i].item() == pytest.approx(told)
+
+
+def test_the_noise_trained_on_is_the_noise_sampled_with():
+    for prediction in ("epsilon", "v"):
+        scheduler = wb.build_denoiser(D, SIZE, (8,), prediction=prediction).scheduler
+        torch.testing.assert_close(alphas_bar(), scheduler.alphas_cumprod.double(), rtol=1e-5, atol=0)
+
+
+def test_levels_are_drawn_from_the_papers_distributions():
+    s, sigma, t = (levels(40_000, p, generator=seeded()) for p in ("flow", "edm", "v"))
+    for drawn, mean, std in [(s.logit(), 0, 1), (sigma.log(), -1.2, 1.2), (t.double(), 499.5, math.sqrt((1000**2 - 1) / 12))]:
+        assert drawn.mean().item() == pytest.approx(mean, abs=5 * std / 200)
+        assert drawn.std().item() == pytest.approx(std, rel=0.03)
+    assert (t.min(), t.max()) == (0, 999)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_loss_is_the_mean_square_over_images_of_one_scale(prediction):
+    """The variance of the target under a network that always says 0 is known, but for the draws of noise."""
+    x = torch.full((4000, 1, 2, 2), 0.75, dtype=torch.float64)  # .5 in [-1, 1]
+    zero = lambda seen, *_: torch.zeros_like(seen)  # noqa: E731
+    loss = wb.diffusion_loss(zero, x, torch.zeros(4000, D), prediction=prediction, generator=seeded())
+    share = alphas_bar()
+    wanted = {"epsilon": 1, "v": (share + 0.25 * (1 - share)).mean().item(), "flow": 1.25, "edm": 1}  # x² is sigma_data²
+    assert loss.item() == pytest.approx(wanted[prediction], rel=0.05)
+    assert loss.dtype is torch.float64
+
+
+def test_the_loss_withholds_the_share_that_was_asked_for_and_descends_every_parameter():
+    dropped = []
+    keep = lambda seen, time, h, away: dropped.append(away) or seen  # noqa: E731
+    for null in (0, 0.25, 1):
+        wb.diffusion_loss(keep, torch.rand(2000, 1, 1, 1), torch.zeros(2000, D), null=null, generator=seeded())
+    assert [away.double().mean().item() for away in dropped] == pytest.approx([0, 0.25, 1], abs=0.03)
+    pipe = little()
+    wb.diffusion_loss(pipe.predict, torch.rand(8, 3, SIZE, SIZE), rows(8), null=0.5, generator=seeded()).backward()
+    for part in (pipe.unet, pipe.projector):
+        assert {n for n, p in part.named_parameters() if p.grad is None or not p.grad.any()} == set()
+
+
+def test_a_few_steps_on_eight_images_lower_the_loss_and_an_average_follows():
+    pipe, h, x = little(widths=(16, 16)), torch.eye(8, D), torch.rand(8, 1, 1, 1, generator=seeded()).expand(8, 3, SIZE, SIZE)
+    learned = [*pipe.unet.parameters(), *pipe.projector.parameters()]
+    optimiser, average, losses = torch.optim.AdamW(learned, lr=3e-3), EMAModel(learned, decay=0.9), []
+    for step in range(60):
+        loss = wb.diffusion_loss(pipe.predict, x, h, generator=seeded(step))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        average.step(learned)
+        losses.append(loss.item())
+    thirds = np.array(losses).reshape(3, 20).mean(1)
+    assert thirds[0] > thirds[1] > thirds[2]
+    assert thirds[2] < 0.5 * losses[0]
+    average.copy_to(learned)
+    with torch.no_grad():
+        assert wb.diffusion_loss(pipe.predict, x, h, generator=seeded(99)).item() < 0.5 * losses[0]
+
+
+# --- samples in closed form ------------------------------------------------------------------------------------------------
+
+
+def knowing(pipe, prediction):
+    """Has the UNet know that the image of condition c is the constant ``tanh(c[0]) / 2``, and answer what follows from it."""
+    share = alphas_bar()
+
+    def answer(x, time, class_labels):
+        mu = (class_labels[:, 0].tanh() / 2).double()[:, None, None, None]
+        x, time = x.double(), torch.as_tensor(time).double()
+        if prediction == "flow":
+            said = (x - mu) / (time / 1000)
+        elif prediction == "edm":
+            sigma = (4 * time).exp()
+            power = (sigma**2 + 0.25).sqrt()
+            said = (mu - 0.25 / power**2 * x * power) / (sigma * 0.5 / power)
+        else:
+            kept, added = share[int(time)].sqrt(), (1 - share[int(time)]).sqrt()
+            noise = (x - kept * mu) / added
+            said = noise if prediction == "epsilon" else kept * noise - added * mu
+        return SimpleNamespace(sample=said.float())
+
+    pipe.unet.forward = answer
+    return pipe
+
+
+def point(pipe, told):
+    """The image, in [0, 1], that is known of a condition."""
+    return told[:, 0].tanh() / 4 + 0.5
+
+
+@pytest.mark.parametrize(("prediction", "name"), PAIRS)
+def test_a_perfect_denoiser_of_a_point_arrives_there(prediction, name):
+    pipe = swapped(knowing(little(prediction), prediction), name)
+    h = rows()
+    drawn = pipe(h, num_images_per_rep=2, num_inference_steps=10, generator=seeded()).images
+    wanted = point(pipe, pipe.projector(h)).detach().repeat_interleave(2)
+    torch.testing.assert_close(drawn, wanted[:, None, None, None].expand_as(drawn), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 2.0])
+def test_guidance_arrives_where_its_equation_says(scale):
+    pipe, h = knowing(little(), "flow"), rows()
+    drawn = pipe(h, num_inference_steps=4, guidance_scale=scale, generator=seeded()).images
+    null, told = (point(pipe, c).detach() for c in (pipe.projector.null[None], pipe.projector(h)))
+    wanted = (null + scale * (told - null)).clamp(0, 1)
+    torch.testing.assert_close(drawn, wanted[:, None, None, None].expand_as(drawn), rtol=0, atol=1e-4)
+
+
+# --- what belongs to whom --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_saved_and_loaded_it_draws_the_same_to_the_last_bit(prediction, tmp_path):
+    pipe = little(prediction, hidden=7)
+    h = wb.Representation(3 + 2 * rows(20), {"model": "1f", "layer": "backbone", "mean": (0.5,)})
+    pipe.projector.standardise(h)
+    pipe.save_pretrained(tmp_path)
+    again = wb.RCDMPipeline.from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    settings = {"num_inference_steps": 3, "guidance_scale": 1.5}
+    first, second = (p(h[:2], **settings, generator=seeded()).images for p in (pipe, again))
+    assert torch.equal(first, second)
+    assert again.config.prediction == prediction
+    assert again.projector.config.source == {"model": "1f", "layer": "backbone", "mean": [0.5]}
+    assert json.loads((tmp_path / "model_index.json").read_text())["projector"][1] == "RepresentationProjector"
+
+
+def test_the_same_latents_give_the_same_image_and_others_another():
+    pipe, h = little(), rows(1)
+    a, b = torch.randn(2, 1, 3, SIZE, SIZE, generator=seeded())
+    first, again, other = (pipe(h, latents=z, num_inference_steps=3).images for z in (a, a, b))
+    assert torch.equal(first, again)
+    assert (first - other).abs().mean() > 0.01
+    ddim = little("epsilon")
+    steady, noisy = (ddim(h, latents=a, num_inference_steps=3, eta=eta, generator=seeded(5)).images for eta in (0.0, 1.0))
+    assert torch.equal(steady, ddim(h, latents=a, num_inference_steps=3, generator=seeded(6)).images)
+    assert (steady - noisy).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_an_image_is_the_same_whatever_it_is_drawn_beside(eta):
+    pipe, h, order = little("epsilon"), rows(3), [2, 0, 1]
+    generators = lambda: [seeded(s) for s in range(6)]  # noqa: E731
+    settings = {"num_inference_steps": 3, "num_images_per_rep": 2, "eta": eta}
+    plain = pipe(h, generator=generators(), **settings)
+    assert torch.equal(plain.representation, h.repeat_interleave(2, 0))
+    moved = [generators()[2 * i + k] for i in order for k in range(2)]
+    turned = pipe(h[order], generator=moved, **settings).images.unflatten(0, (3, 2))
+    torch.testing.assert_close(turned, plain.images.unflatten(0, (3, 2))[order], rtol=0, atol=1e-5)
+    alone = pipe(h[1:2], generator=generators()[2:4], **settings).images
+    torch.testing.assert_close(alone, plain.images[2:4], rtol=0, atol=1e-5)
+
+
+def test_the_ends_of_an_interpolation_are_the_plain_samples():
+    pipe, (one, two) = little(), rows(2)
+    z = torch.randn(1, 3, SIZE, SIZE, generator=seeded())
+    way = torch.stack([(1 - a) * one + a * two for a in (0, 0.5, 1)])
+    frames = pipe(way, latents=z, num_inference_steps=3).images
+    for frame, h in ((frames[0], one), (frames[2], two)):
+        plain = pipe(h[None], latents=z, num_inference_steps=3).images[0]
+        torch.testing.assert_close(frame, plain, rtol=0, atol=1e-5)
+    assert (frames[0] - frames[2]).abs().mean() > 1e-3  # the condition is heard
+
+
+def test_guidance_of_one_is_a_single_pass_and_of_nothing_is_nothing():
+    pipe, h = little(), rows(2)
+    z = torch.randn(2, 3, SIZE, SIZE, generator=seeded())
+    passed, forward = [], pipe.unet.forward
+    pipe.unet.forward = lambda x, *a, **k: passed.append(len(x)) or forward(x, *a, **k)
+    draw = lambda rep, **k: pipe(rep, latents=z, num_inference_steps=3, **k).images  # noqa: E731
+    plain, nearly = draw(h), draw(h, guidance_scale=1 + 1e-6)
+    assert passed == [2] * 3 + [4] * 3
+    torch.testing.assert_close(plain, nearly, rtol=0, atol=1e-4)
+    none, guided = (draw(None, num_images_per_rep=2, guidance_scale=w) for w in (1.0, 3.0))
+    torch.testing.assert_close(none, guided, rtol=0, atol=1e-5)
+    assert torch.equal(none, draw(h, guidance_scale=0.0))
+    assert (none - plain).abs().mean() > 1e-3
+
+
+@pytest.mark.parametrize(("prediction", "name"), PAIRS)
+def test_a_swapped_scheduler_keeps_the_prediction(prediction, name):
+    pipe = little(prediction)
+    says = pipe.scheduler.config.get("prediction_type")
+    swapped(pipe, name)
+    assert pipe.scheduler.config.get("prediction_type") == says
+    images = pipe(rows(2), num_inference_steps=3, generator=seeded()).images
+    assert images.shape == (2, 3, SIZE, SIZE)
+    assert torch.isfinite(images).all()
+    assert (images.min() >= 0) & (images.max() <= 1)
+
+
+def test_the_kinds_of_output_are_the_same_pixels():
+    pipe, h = little(channels=1), rows(2)
+    draw = lambda kind: pipe(h, num_inference_steps=2, generator=seeded(), output_type=kind, return_dict=False)[0]  # noqa: E731
+    tensor, array, pictures = draw("pt"), draw("np"), draw("pil")
+    assert np.array_equal(tensor.permute(0, 2, 3, 1).numpy(), array)
+    assert np.array_equal(np.stack([np.asarray(p) for p in pictures]), (255 * array[..., 0]).round().astype("uint8"))
+
+
+# --- representations -------------------------------------------------------------------------------------------------------
+
+
+def test_standardised_rows_have_mean_nought_and_std_one_whatever_their_scale():
+    h = rows(9000).double() * torch.tensor([1e-2, 1, 10, 1e3, 0]) + torch.tensor([0, 1, -5, 1e3, 7])
+    projector = wb.RepresentationProjector(D, 4).standardise(h)
+    z = projector.standardised(h)
+    torch.testing.assert_close(projector.mean.double(), h.mean(0), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(projector.std.double(), h.std(0, correction=0), rtol=1e-6, atol=1e-9)
+    assert z[:, :4].std(0, correction=0).tolist() == pytest.approx([1] * 4, rel=1e-3)
+    assert z[:, 4].tolist() == [0.0] * 9000  # it never varied
+    scaled = wb.RepresentationProjector(D, 4).standardise(3 * h - 1)
+    torch.testing.assert_close(scaled.standardised(3 * h - 1)[:, 1:], z[:, 1:], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [1, 8192])
+def test_representations_may_have_any_number_of_dimensions(width):
+    pipe = wb.build_denoiser(width, SIZE, (4,))
+    pipe.set_progress_bar_config(disable=True)
+    pipe.projector.standardise(torch.ones(3, width))
+    assert torch.isfinite(pipe(torch.ones(2, width), num_inference_steps=2).images).all()
+
+
+def test_a_representation_says_where_it_comes_from_and_others_are_refused(tmp_path):
+    images = wb.garments(16)
+    torch.manual_seed(0)
+    model, other = (wb.build_encoder("convnet", "5-5", width=4) for _ in range(2))
+    h = wb.represent(model, images, "projector")
+    pipe = little()
+    pipe.projector.standardise(h)
+    assert pipe(h[:2], num_inference_steps=2).images.shape == (2, 3, SIZE, SIZE)
+    pipe(h.values[:2], num_inference_steps=2)  # a plain tensor says nothing
+    assert torch.equal(h[3].values, h.values[3:4])
+    assert h[3].source == h.source
+    with pytest.raises(
+        ValueError, match=r"not those that the denoiser was made for: model '\w{16}' instead of '\w{16}'\. Take them by"
+    ):
+        pipe(wb.represent(other, images, "projector"))
+    with pytest.raises(ValueError, match="layer 'projector.1' instead of 'projector'"):
+        pipe(wb.represent(model, images, "projector.1"))
+    darker = wb.Encoder(model.backbone, model.projector, mean=(0.4,))
+    with pytest.raises(ValueError, match=r"made for: mean \[0.4\] instead of \[0.5\]\."):
+        pipe(wb.represent(darker, images, "projector"))
+    wb.extract(model, images, ["projector", "backbone"], out=tmp_path / "store", tokens="patches", progress=False)
+    wb.extract(model, images, "projector", out=tmp_path / "same", progress=False)
+    kept = wb.Representation.load(tmp_path / "same", "projector")
+    assert torch.equal(pipe.projector.take(kept), h.values)
+    with pytest.raises(ValueError, match="made for: tokens 'patches' instead of 'mean'"):
+        pipe(wb.Representation.load(tmp_path / "store", "projector"))
+
+
+def test_diffusers_is_imported_when_it_is_used():
+    import subprocess
+    import sys
+
+    code = "import sys, workbench as wb; wb.represent, wb.diffusion_loss; print('diffusers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "says"),
+    [
+        (lambda p: p(torch.zeros(2, 4)), ValueError, r"conditioned on representations \(B, 5\), but got \(2, 4\); take those"),
+        (lambda p: p(torch.zeros(5)), ValueError, r"representations \(B, 5\), but got \(5,\)"),
+        (lambda p: p(np.zeros((2, 5))), TypeError, "a representation is a tensor .* but got ndarray"),
+        (lambda p: p(rows(), output_type="jpg"), ValueError, "output_type is one of 'pt', 'np', 'pil', but got 'jpg'"),
+        (lambda p: p(rows(), num_images_per_rep=0), ValueError, "num_images_per_rep is a whole number of at least 1, but got 0"),
+        (lambda p: p(rows(), num_inference_steps=0), ValueError, "num_inference_steps is a whole number of at least 1"),
+        (lambda p: p(rows(), eta=0.5), ValueError, "eta=0.5 is noise of DDIM's steps, but FlowMatchEuler.* takes none"),
+        (lambda p: p(rows(), generator=[seeded()]), ValueError, "one generator, or one an image: 1 were given for 3 images"),
+        (
+            lambda p: p(rows(), num_images_per_rep=2, latents=torch.zeros(3, 3, 8, 8)),
+            ValueError,
+            r"latents of these samples are \(6, 3, 8, 8\) or \(2, 3, 8, 8\), but got \(3, 3, 8, 8\)",
+        ),
+        (lambda p: swapped(p, "DDIMScheduler")(rows()), ValueError, "'flow', but DDIMScheduler reads .* as 'epsilon'; take"),
+        (
+            lambda p: diffused(little("v"), diffusers.HeunDiscreteScheduler(prediction_type="v_prediction"))(rows()),
+            ValueError,
+            "HeunDiscreteScheduler reckons with other noise than was trained with, betas evenly from .0001 to .02",
+        ),
+        (lambda p: swapped(p, "EDMEulerScheduler")(rows()), ValueError, "predicts 'flow', but EDMEulerScheduler reads"),
+        (lambda p: wb.diffusion_loss(p.predict, torch.rand(2, 3, 8, 8), rows(3)), ValueError, "2 images and 3 representations"),
+        (lambda p: wb.diffusion_loss(p.predict, torch.rand(3, 3, 8, 8), rows(), null=2), ValueError, "from 0 to 1, but got 2"),
+        (lambda p: wb.diffusion_loss(p.predict, torch.rand(3, 3, 8, 8), rows(), prediction="x"), ValueError, "'flow', .* got 'x'"),
+        (lambda p: p.projector.standardise(torch.zeros(0, 5)), ValueError, "at least 1 representation, but got none"),
+        (lambda p: p.projector.standardise(rows() / 0), ValueError, "must be finite, but 5 of 5 dimensions are not"),
+        (lambda p: wb.build_denoiser(D, 28, (8,) * 4), ValueError, "28 pixels cannot be halved 3 times, as 4 levels do: "
+         "give at most 3 widths, or images of a multiple of 8 pixels"),
+        (lambda p: wb.build_denoiser(D, 15, (8, 8)), ValueError, "15 pixels cannot be halved 1 times.* at most 1 widths"),
+        (lambda p: wb.build_denoiser(0, 16), ValueError, "features_dim is a whole number of at least 1, but got 0"),
+        (lambda p: wb.build_denoiser(D, 16, ()), ValueError, "widths are filters of at least one level"),
+        (lambda p: wb.build_denoiser(D, 16, conditioning="cbn"), ValueError, "conditioning is one of 'adagn', but got 'cbn'"),
+        (lambda p: wb.build_denoiser(D, 16, prediction="x"), ValueError, "is one of 'flow', 'epsilon', 'v', 'edm', but"),
+        (lambda p: wb.RCDMPipeline(p.unet, wb.RepresentationProjector(D, 7), p.scheduler), ValueError, "of time, 32, but is 7"),
+        (
+            lambda p: wb.RCDMPipeline(diffusers.UNet2DModel(8, block_out_channels=(32,), down_block_types=("DownBlock2D",),
+                                                            up_block_types=("UpBlock2D",)), p.projector, p.scheduler),
+            ValueError,
+            'class_embed_type="identity", but got None; wb.build_denoiser makes one',
+        ),
+        (lambda p: wb.Representation(np.zeros((2, 5))), TypeError, r"a tensor of floats \(images, dimensions\), but got ndarray"),
+        (lambda p: wb.Representation(torch.zeros(5)), TypeError, r"but got \(5,\) of torch.float32; one of them is h\[None\]"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_told_what_was_wanted(call, kind, says):
+    with pytest.raises(kind, match=says):
+        call(little())

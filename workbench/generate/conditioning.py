@@ -1,0 +1,130 @@
+r"""What a denoiser is told of a representation: a vector as wide as its embedding of time, to which it is added.
+
+.. math:: c = W \, \frac{h - \mu}{\sigma + 10^{-6}} + b
+
+with :math:`\mu, \sigma` the mean and standard deviation of each dimension over the representations that were trained on, and in
+place of c a learned vector where no representation is given. In every residual block the sum of c and the embedding of time
+becomes scale and shift after a GroupNorm ("AdaGN"), as classes do in the guided diffusion models.
+
+References:
+    High Fidelity Visualization of What Your Self-Supervised Representation Knows About (Bordes, Balestriero and Vincent, 2022),
+    https://arxiv.org/abs/2112.09164. Its text describes conditional batch normalisation; the released code and weights add
+    a linear map of h to the embedding of time, which is done here. They neither standardise h nor leave it out.
+    Diffusion Models Beat GANs on Image Synthesis (Dhariwal and Nichol, 2021), section 3, https://arxiv.org/abs/2105.05233
+    Classifier-Free Diffusion Guidance (Ho and Salimans, 2022), https://arxiv.org/abs/2207.12598
+"""
+
+from typing import Any
+
+import torch
+import torch.nn as nn
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from workbench.generate.representations import Representation
+
+__all__ = ["RepresentationProjector"]
+
+CHUNK = 4096  # rows that are summed at a time
+
+
+class RepresentationProjector(ModelMixin, ConfigMixin):
+    """Representations (B, D), standardised, to conditions (B, ``width``); a learned one, ``null``, stands for none.
+
+    Until :meth:`standardise` has seen representations, mean is 0 and std is 1.
+
+    Arguments:
+        features_dim: D.
+        width: Of the denoiser's embedding of time.
+        hidden: Of a layer between, with SiLU; None for a linear map.
+        source: Of the representations, see :class:`Representation`; :meth:`standardise` sets it, and :meth:`take` refuses others.
+
+    Raises:
+        ValueError: If a width is no whole number of at least 1; in ``forward``, if the representations have other dimensions.
+
+    Example:
+        >>> h = torch.randn(100, 8)
+        >>> projector = RepresentationProjector(8, 16).standardise(h)
+        >>> projector(h).shape, projector.standardised(h).std(0, correction=0).round(decimals=3).unique()
+        (torch.Size([100, 16]), tensor([1.]))
+    """
+
+    @register_to_config
+    def __init__(self, features_dim: int, width: int, hidden: int | None = None, source: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        for name, value in {"features_dim": features_dim, "width": width, "hidden": 1 if hidden is None else hidden}.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"a projector's {name} is a whole number of at least 1, but got {value!r}")
+        self.register_buffer("mean", torch.zeros(features_dim))
+        self.register_buffer("std", torch.ones(features_dim))
+        inner = [] if hidden is None else [nn.Linear(features_dim, hidden), nn.SiLU()]
+        self.map = nn.Sequential(*inner, nn.Linear(hidden or features_dim, width))
+        self.null = nn.Parameter(torch.zeros(width))
+
+    def forward(self, h: Float[Tensor, "b d"], dropped: Bool[Tensor, " b"] | None = None) -> Float[Tensor, "b w"]:
+        """Returns the condition of every row, and ``null`` for those that are ``dropped``."""
+        told = self.map(self.standardised(h))
+        return told if dropped is None else torch.where(dropped[:, None], self.null, told)
+
+    def standardised(self, h: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        """Returns ``(h - mean) / (std + 1e-6)``: a dimension that never varied gives 0 for what it always was."""
+        self._check_width(h)
+        return (h.to(self.mean) - self.mean) / (self.std + 1e-6)
+
+    @torch.no_grad()
+    def standardise(self, h: Float[Tensor, "n d"] | Representation) -> "RepresentationProjector":
+        """Keeps the mean and the standard deviation (of N, not N - 1) of these rows, and their source; returns itself.
+
+        Raises:
+            ValueError: If the rows have other dimensions, are none, or are not finite.
+        """
+        values = h.values if isinstance(h, Representation) else h
+        self._check_width(values)
+        if not len(values):
+            raise ValueError("a mean is taken of at least 1 representation, but got none")
+        mean = sum(part.double().sum(0) for part in values.split(CHUNK)) / len(values)
+        variance = sum((part.double() - mean).square().sum(0) for part in values.split(CHUNK)) / len(values)
+        if not torch.isfinite(variance).all():
+            wrong = int((~torch.isfinite(variance)).sum())
+            raise ValueError(f"representations must be finite, but {wrong} of {values.shape[1]} dimensions are not in some row")
+        self.mean.copy_(mean)
+        self.std.copy_(variance.sqrt())
+        if isinstance(h, Representation):
+            self.register_to_config(source=dict(h.source))
+        return self
+
+    def take(self, h: Float[Tensor, "b d"] | Representation) -> Float[Tensor, "b d"]:
+        """Returns the rows, where they have the right width and nothing in their record says that they come from elsewhere.
+
+        Of a plain tensor the source is not known, and not asked for.
+
+        Raises:
+            TypeError: If they are neither a tensor nor a :class:`Representation`.
+            ValueError: If they have other dimensions, or come from another model or layer, or were taken otherwise.
+        """
+        if not isinstance(h, Tensor | Representation):
+            raise TypeError(
+                f"a representation is a tensor (B, D) or wb.Representation(values, source), but got {type(h).__name__}"
+            )
+        if isinstance(h, Tensor):
+            self._check_width(h)
+            return h
+        known = self.config.source or {}
+        differ = {k: (h.source[k], known[k]) for k in sorted(known.keys() & h.source.keys()) if h.source[k] != known[k]}
+        if differ:
+            listed = "; ".join(f"{k} {got!r} instead of {wanted!r}" for k, (got, wanted) in differ.items())
+            raise ValueError(
+                f"these representations are not those that the denoiser was made for: {listed}. "
+                f"Take them by wb.represent(model, images, {known.get('layer')!r}) of that very model."
+            )
+        self._check_width(h.values)
+        return h.values
+
+    def _check_width(self, h: Tensor) -> None:
+        wanted = self.config.features_dim
+        if h.ndim != 2 or h.shape[1] != wanted:
+            layer = (self.config.source or {}).get("layer")
+            advice = f"take those of the layer {layer!r}" if layer else "take those of the layer that it was made for"
+            raise ValueError(f"the denoiser is conditioned on representations (B, {wanted}), but got {tuple(h.shape)}; {advice}")

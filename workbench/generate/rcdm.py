@@ -1,0 +1,294 @@
+r"""Representation-conditioned diffusion (RCDM): images drawn so that they share one representation.
+
+What stays from sample to sample is in the representation, what varies is not. Built of Hugging Face diffusers: a
+``UNet2DModel`` that a :class:`RepresentationProjector` conditions, and any of its schedulers that fits what the
+network predicts. Guidance by w goes beyond the condition, from what is predicted without one (Ho and Salimans, 2022, with 1 for no guidance),
+
+.. math:: F_w(x_t, h) = F(x_t, \emptyset) + w \, (F(x_t, h) - F(x_t, \emptyset))
+
+References:
+    High Fidelity Visualization of What Your Self-Supervised Representation Knows About (Bordes, Balestriero and Vincent, 2022),
+    https://arxiv.org/abs/2112.09164
+    Classifier-Free Diffusion Guidance (Ho and Salimans, 2022), https://arxiv.org/abs/2207.12598
+"""
+
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from workbench.generate.conditioning import RepresentationProjector
+from workbench.generate.representations import Representation
+from workbench.objectives.base import one_of
+from workbench.objectives.denoising import PREDICTIONS, SIGMA_DATA, alphas_bar
+
+__all__ = ["RCDMOutput", "RCDMPipeline", "build_denoiser"]
+
+SAYS = {"epsilon": "epsilon", "v": "v_prediction", "flow": "flow_prediction", "edm": "epsilon"}  # in diffusers' words
+SCHEDULERS = {
+    "flow": "FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, or one with prediction_type='flow_prediction'",
+    "epsilon": "one with prediction_type='epsilon', such as DDIMScheduler",
+    "v": "one with prediction_type='v_prediction', such as DDIMScheduler",
+    "edm": "EDMEulerScheduler or EDMDPMSolverMultistepScheduler",
+}
+
+
+@dataclass
+class RCDMOutput(BaseOutput):
+    """``images`` as ``output_type`` says, and the ``representation`` (images, D) that each was drawn of; None where of none."""
+
+    images: Any
+    representation: Tensor | None
+
+
+class RCDMPipeline(DiffusionPipeline):
+    """Draws images of representations; :func:`build_denoiser` makes one, ``save_pretrained`` and ``from_pretrained`` keep it.
+
+    Arguments:
+        unet: A ``UNet2DModel`` with ``class_embed_type="identity"``.
+        projector: As wide as its embedding of time.
+        scheduler: Any of diffusers that fits the prediction; ``pipe.scheduler = Other.from_config(pipe.scheduler.config)`` takes
+            another.
+        prediction: What the network was trained to say: ``"flow"``, ``"epsilon"``, ``"v"`` or ``"edm"``, see
+            :func:`diffusion_loss`.
+        conditioning: ``"adagn"``, see :class:`RepresentationProjector`.
+
+    Raises:
+        ValueError: If the parts do not fit each other, or the images cannot be halved as often as the UNet does.
+    """
+
+    model_cpu_offload_seq = "projector->unet"
+
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        projector: RepresentationProjector,
+        scheduler: Any,
+        prediction: str = "flow",
+        conditioning: str = "adagn",
+    ) -> None:
+        super().__init__()
+        one_of("prediction", prediction, PREDICTIONS)
+        one_of("conditioning", conditioning, ("adagn",))
+        _check_parts(unet, projector)
+        self.register_modules(unet=unet, projector=projector, scheduler=scheduler)
+        self.register_to_config(prediction=prediction, conditioning=conditioning)
+
+    def predict(
+        self,
+        x: Float[Tensor, "b c h w"],
+        time: Tensor,
+        h: Float[Tensor, "b d"] | Representation,
+        dropped: Bool[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        """Returns what the network says of noisy images, with gradients; ``dropped`` rows are given no representation."""
+        return self.unet(x, time, class_labels=self.projector(self.projector.take(h), dropped)).sample
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        representation: Float[Tensor, "b d"] | Representation | None = None,
+        *,
+        num_images_per_rep: int = 1,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 1.0,
+        eta: float = 0.0,
+        latents: Float[Tensor, "n c h w"] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pt",
+        return_dict: bool = True,
+    ) -> RCDMOutput | tuple:
+        """Returns ``num_images_per_rep`` images of every representation, those of a representation together.
+
+        Arguments:
+            representation: A row each; None for images of no representation at all (the learned null).
+            num_images_per_rep: Samples of each.
+            num_inference_steps: Of the scheduler.
+            guidance_scale: 1 is the plain sample, in one pass a step; 0 forgets the representation; above 1 exaggerates it.
+            eta: Fresh noise of DDIM's steps, from 0 (none) to 1 (that of DDPM); for schedulers that take one.
+            latents: Noise of N(0, I) to start from, one an image, or ``num_images_per_rep`` that all representations share.
+            generator: One, or one an image, which makes an image the same whatever it is drawn beside.
+            output_type: ``"pt"`` (N, C, H, W) and ``"np"`` (N, H, W, C) in [0, 1], or ``"pil"``, a list.
+            return_dict: Whether to return :class:`RCDMOutput`; else a tuple of the same.
+
+        Raises:
+            TypeError: If the representation is no tensor nor :class:`Representation`.
+            ValueError: If it is of another width, encoder or layer, if the scheduler does not fit what was
+                trained, or if an argument lies outside its range.
+        """
+        one_of("output_type", output_type, ("pt", "np", "pil"))
+        extra = self._step_arguments(eta, generator)
+        for name, value in {"num_images_per_rep": num_images_per_rep, "num_inference_steps": num_inference_steps}.items():
+            if value < 1:
+                raise ValueError(f"{name} is a whole number of at least 1, but got {value}")
+        device = self._execution_device
+        h = None if representation is None else self.projector.take(representation).to(device)
+        h = None if h is None else h.repeat_interleave(num_images_per_rep, 0)
+        n = num_images_per_rep if h is None else len(h)
+        null = self.projector.null.expand(n, -1)
+        told = null if h is None else self.projector(h)
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        x = self._start(n, num_images_per_rep, latents, generator) * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
+            for t in self.scheduler.timesteps:
+                seen = self.scheduler.scale_model_input(x, t) if hasattr(self.scheduler, "scale_model_input") else x
+                said = self._guided(seen, t, told, null, guidance_scale)
+                x = self.scheduler.step(said, t, x, **extra).prev_sample
+                bar.update()
+        self.maybe_free_model_hooks()
+        images = _shown(x, output_type)
+        return RCDMOutput(images=images, representation=h) if return_dict else (images, h)
+
+    def _guided(self, x: Tensor, t: Tensor, told: Tensor, null: Tensor, scale: float) -> Tensor:
+        if scale in (0, 1):
+            return self.unet(x, t, class_labels=told if scale == 1 else null).sample
+        without, given = self.unet(torch.cat([x, x]), t, class_labels=torch.cat([null, told])).sample.chunk(2)
+        return without + scale * (given - without)
+
+    def _start(
+        self, n: int, per_rep: int, latents: Tensor | None, generator: torch.Generator | list[torch.Generator] | None
+    ) -> Tensor:
+        if isinstance(generator, list) and len(generator) != n:
+            raise ValueError(f"give one generator, or one an image: {len(generator)} were given for {n} images")
+        shape = (self.unet.config.in_channels, *_size(self.unet))
+        if latents is None:
+            return randn_tensor((n, *shape), generator=generator, device=self._execution_device, dtype=self.unet.dtype)
+        if tuple(latents.shape) not in ((n, *shape), (per_rep, *shape)):
+            shared = f" or {(per_rep, *shape)}" if per_rep != n else ""
+            raise ValueError(f"latents of these samples are {(n, *shape)}{shared}, but got {tuple(latents.shape)}")
+        return latents.repeat(n // len(latents), 1, 1, 1).to(self._execution_device, self.unet.dtype)
+
+    def _step_arguments(self, eta: float, generator: Any) -> dict[str, Any]:
+        """Returns what the scheduler's step takes beside the sample, once it is known to fit."""
+        kind, wants = type(self.scheduler).__name__, self.config.prediction
+        says = self.scheduler.config.get("prediction_type", "flow_prediction" if kind.startswith("FlowMatch") else None)
+        if says != SAYS[wants] or kind.startswith("EDM") != (wants == "edm"):
+            raise ValueError(f"the network predicts {wants!r}, but {kind} reads its answer as {says!r}; take {SCHEDULERS[wants]}")
+        betas = getattr(self.scheduler, "alphas_cumprod", None)
+        if wants in ("epsilon", "v") and not (
+            betas is not None and torch.allclose(betas.cpu().double(), alphas_bar(), rtol=1e-3)
+        ):
+            raise ValueError(
+                f"{kind} reckons with other noise than was trained with, betas evenly from .0001 to .02 in 1,000 steps; make it "
+                f"by {kind}.from_config of the config of the scheduler that wb.build_denoiser gave"
+            )
+        takes = inspect.signature(self.scheduler.step).parameters
+        if eta and "eta" not in takes:
+            raise ValueError(f"eta={eta} is noise of DDIM's steps, but {kind} takes none; leave it 0, or take DDIMScheduler")
+        return {name: value for name, value in {"eta": eta, "generator": generator}.items() if name in takes}
+
+
+def build_denoiser(
+    features_dim: int,
+    image_size: int,
+    widths: Sequence[int] = (32, 64),
+    *,
+    channels: int = 3,
+    layers: int = 1,
+    attention: int = 0,
+    hidden: int | None = None,
+    prediction: str = "flow",
+    conditioning: str = "adagn",
+) -> RCDMPipeline:
+    """Returns an untrained denoiser of images, conditioned on representations, with a scheduler that fits its prediction.
+
+    The smallest worth training, two levels of 32 and 64 filters, has .7 million parameters and is for 16 pixels on a processor.
+
+    Arguments:
+        features_dim: Of the representations.
+        image_size: In pixels; a multiple of 2 for every level after the first.
+        widths: Filters of each level; the image is halved from one to the next.
+        channels: Of the images.
+        layers: Residual blocks a level.
+        attention: How many of the last levels, and the middle, attend over space too.
+        hidden: Width of a hidden layer of the projector; None for a linear one.
+        prediction: ``"flow"`` (Euler steps), ``"epsilon"`` or ``"v"`` (DDIM), ``"edm"`` (EDM's Euler steps).
+        conditioning: ``"adagn"``.
+
+    Raises:
+        ValueError: If the images cannot be halved so often, or there is no such prediction or conditioning.
+
+    Example:
+        >>> pipe = build_denoiser(8, 16, (8, 16))
+        >>> pipe.set_progress_bar_config(disable=True)
+        >>> pipe(torch.randn(2, 8), num_images_per_rep=3, num_inference_steps=2).images.shape
+        torch.Size([6, 3, 16, 16])
+    """
+    one_of("prediction", prediction, PREDICTIONS)
+    if not widths or min(widths) < 1 or not 0 <= attention <= len(widths):
+        raise ValueError(f"widths are filters of at least one level, attention at most as many, but got {widths}, {attention}")
+    plain = len(widths) - attention
+    unet = UNet2DModel(
+        sample_size=image_size,
+        in_channels=channels,
+        out_channels=channels,
+        layers_per_block=layers,
+        block_out_channels=tuple(widths),
+        down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",) * attention,
+        up_block_types=("AttnUpBlock2D",) * attention + ("UpBlock2D",) * plain,
+        add_attention=attention > 0,
+        norm_num_groups=math.gcd(min(32, min(widths) // 4), *widths),  # of at least 4 filters, where there are so many
+        resnet_time_scale_shift="scale_shift",
+        class_embed_type="identity",
+    )
+    projector = RepresentationProjector(features_dim, 4 * widths[0], hidden)
+    return RCDMPipeline(unet, projector, _scheduler(prediction), prediction, conditioning)
+
+
+def _scheduler(prediction: str) -> Any:
+    """Returns a scheduler that is told its noise in full: what one leaves to its defaults, another replaces by its own."""
+    if prediction == "flow":
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
+    if prediction == "edm":
+        return EDMEulerScheduler(sigma_min=0.002, sigma_max=80.0, sigma_data=SIGMA_DATA, prediction_type="epsilon")
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=1e-4,
+        beta_end=0.02,
+        beta_schedule="linear",
+        prediction_type=SAYS[prediction],
+        timestep_spacing="trailing",
+    )
+
+
+def _check_parts(unet: UNet2DModel, projector: RepresentationProjector) -> None:
+    if unet.config.class_embed_type != "identity":
+        raise ValueError(
+            f'a UNet that is conditioned on vectors has class_embed_type="identity", but got {unet.config.class_embed_type!r}; '
+            f"wb.build_denoiser makes one"
+        )
+    width = unet.time_embedding.linear_2.out_features
+    if projector.config.width != width:
+        raise ValueError(
+            f"the projector's width must be that of the UNet's embedding of time, {width}, but is {projector.config.width}"
+        )
+    halved = len(unet.config.block_out_channels) - 1
+    for size in _size(unet):
+        if size % 2**halved:
+            most = next(k for k in range(halved, -1, -1) if size % 2**k == 0) + 1
+            raise ValueError(
+                f"images of {size} pixels cannot be halved {halved} times, as {halved + 1} levels do: give at most {most} "
+                f"widths, or images of a multiple of {2**halved} pixels"
+            )
+
+
+def _size(unet: UNet2DModel) -> tuple[int, int]:
+    size = unet.config.sample_size
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _shown(x: Float[Tensor, "n c h w"], output_type: str) -> Tensor | np.ndarray | list:
+    images = (x / 2 + 0.5).clamp(0, 1)
+    if output_type == "pt":
+        return images
+    arrays = images.permute(0, 2, 3, 1).float().cpu().numpy()
+    return arrays if output_type == "np" else DiffusionPipeline.numpy_to_pil(arrays)

@@ -1,0 +1,80 @@
+"""A layer's representations of images, together with the record of what they were taken from."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch.nn as nn
+from jaxtyping import Float
+from torch import Tensor
+
+from workbench.data.images import Images
+from workbench.features import Features, digest, extract
+
+__all__ = ["Representation", "represent"]
+
+KEPT = ("model", "tokens", "views")  # of what a store says that its features were taken from
+
+
+@dataclass(frozen=True, eq=False)
+class Representation:
+    """Rows ``values`` (N, D) and the ``source`` that they come from, so that no other encoder's are taken for them.
+
+    Arguments:
+        values: A row an image.
+        source: What JSON can hold: ``model`` (the :func:`digest` of its weights), ``layer``, ``tokens`` (how these were
+            pooled), and ``mean`` and ``std`` of the pixels, which are no weights. What is not known is left out.
+
+    Raises:
+        TypeError: If the values are no matrix of numbers with a point.
+    """
+
+    values: Float[Tensor, "n d"]
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, Tensor) or self.values.ndim != 2 or not self.values.is_floating_point():
+            is_tensor = isinstance(self.values, Tensor)
+            got = f"{tuple(self.values.shape)} of {self.values.dtype}" if is_tensor else type(self.values).__name__
+            raise TypeError(f"representations are a tensor of floats (images, dimensions), but got {got}; one of them is h[None]")
+        object.__setattr__(self, "source", json.loads(json.dumps(self.source)))  # as it will be read again
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: Any) -> "Representation":
+        """Returns some of the rows, as a tensor is indexed; of one number that row, still as a matrix."""
+        picked = self.values[rows]
+        return Representation(picked[None] if picked.ndim == 1 else picked, self.source)
+
+    @classmethod
+    def load(cls, folder: str | Path, layer: str) -> "Representation":
+        """Reads a layer of a store that :func:`extract` wrote, with the store's record. The pixels' mean and std are not in it.
+
+        Raises:
+            FileNotFoundError, KeyError, ValueError: As of :meth:`Features.load`, and if there is no such layer.
+        """
+        values = Features.load(folder)[layer]
+        record = Path(folder) / "store.json"
+        said = json.loads(record.read_text()) if record.exists() else {}
+        return cls(values, {k: said[k] for k in KEPT if said.get(k) is not None} | {"layer": layer})
+
+
+def represent(
+    model: nn.Module, images: Images, layer: str, *, tokens: str = "mean", batch_size: int = 512, progress: bool = False
+) -> Representation:
+    """Runs a model over images once and returns a layer's representations, with the record of where they come from.
+
+    Arguments:
+        model, images, layer, tokens, batch_size, progress: As of :func:`extract`.
+
+    Example:
+        >>> model = wb.build_encoder("convnet", "8", width=4)
+        >>> h = represent(model, wb.garments(16), "backbone")
+        >>> h.values.shape, sorted(h.source)
+        (torch.Size([16, 32]), ['layer', 'mean', 'model', 'std', 'tokens'])
+    """
+    values = extract(model, images, layer, tokens=tokens, batch_size=batch_size, progress=progress)[layer]
+    pixels = {k: list(getattr(model, k)) for k in ("mean", "std") if isinstance(getattr(model, k, None), list | tuple)}
+    return Representation(values, {"model": digest(model), "layer": layer, "tokens": tokens} | pixels)
