@@ -361,7 +361,7 @@ def test_diffusers_is_imported_when_it_is_used():
         (lambda p: swapped(p, "EDMEulerScheduler")(rows()), ValueError, "predicts 'flow', but EDMEulerScheduler reads"),
         (lambda p: wb.diffusion_loss(p.predict, torch.rand(2, 3, 8, 8), rows(3)), ValueError, "2 images and 3 representations"),
         (lambda p: wb.diffusion_loss(p.predict, torch.rand(3, 3, 8, 8), rows(), null=2), ValueError, "from 0 to 1, but got 2"),
-        (lambda p: wb.diffusion_loss(p.predict, torch.rand(3, 3, 8, 8), rows(), prediction="x"), ValueError, "'flow', .* got 'x'"),
+        (lambda p: wb.diffusion_loss(p.predict, torch.rand(3, 3, 8, 8), rows(), prediction="x"), ValueError, "got 'x'"),
         (lambda p: p.projector.standardise(torch.zeros(0, 5)), ValueError, "at least 1 representation, but got none"),
         (lambda p: p.projector.standardise(rows() / 0), ValueError, "must be finite, but 5 of 5 dimensions are not"),
         (lambda p: wb.build_denoiser(D, 28, (8,) * 4), ValueError, "28 pixels cannot be halved 3 times, as 4 levels do: "

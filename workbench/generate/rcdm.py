@@ -1,8 +1,8 @@
 r"""Representation-conditioned diffusion (RCDM): images drawn so that they share one representation.
 
 What stays from sample to sample is in the representation, what varies is not. Built of Hugging Face diffusers: a
-``UNet2DModel`` that a :class:`RepresentationProjector` conditions, and any of its schedulers that fits what the
-network predicts. Guidance by w goes beyond the condition, from what is predicted without one (Ho and Salimans, 2022, with 1 for no guidance),
+``UNet2DModel`` that a :class:`RepresentationProjector` conditions, and any of its schedulers that fits what the network
+predicts. Guidance by w goes beyond the condition, away from what is predicted without one; 1 is no guidance:
 
 .. math:: F_w(x_t, h) = F(x_t, \emptyset) + w \, (F(x_t, h) - F(x_t, \emptyset))
 
