@@ -274,6 +274,15 @@ def test_the_kinds_of_output_are_the_same_pixels():
     assert np.array_equal(np.stack([np.asarray(p) for p in pictures]), (255 * array[..., 0]).round().astype("uint8"))
 
 
+def test_in_half_precision_the_images_are_about_the_same():
+    pipe, h = little(), rows(2)
+    z = torch.randn(2, 3, SIZE, SIZE, generator=seeded())
+    draw = lambda p: p(h, latents=z, num_inference_steps=3, guidance_scale=2.0).images  # noqa: E731
+    full, half = draw(pipe), draw(pipe.to(torch.bfloat16))
+    assert half.dtype is torch.float32
+    assert 0 < (full - half).abs().mean() < 0.02
+
+
 # --- representations -------------------------------------------------------------------------------------------------------
 
 

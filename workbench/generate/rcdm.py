@@ -287,8 +287,8 @@ def _size(unet: UNet2DModel) -> tuple[int, int]:
 
 
 def _shown(x: Float[Tensor, "n c h w"], output_type: str) -> Tensor | np.ndarray | list:
-    images = (x / 2 + 0.5).clamp(0, 1)
+    images = (x.float() / 2 + 0.5).clamp(0, 1)
     if output_type == "pt":
         return images
-    arrays = images.permute(0, 2, 3, 1).float().cpu().numpy()
+    arrays = images.permute(0, 2, 3, 1).cpu().numpy()
     return arrays if output_type == "np" else DiffusionPipeline.numpy_to_pil(arrays)
