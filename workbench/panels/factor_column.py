@@ -307,7 +307,8 @@ class FactorColumn(pn.viewable.Viewer):
         return (
             f'<div class="strip{" chosen" if chosen else ""}" data-row="{code}" tabindex="0" role="button" '
             f'title="code {code}" style="display:flex;align-items:center;gap:2px;height:{ROW}px;box-sizing:border-box;'
-            f'padding:0 3px;cursor:pointer;{frame}"><div style="width:62px;{SMALL}line-height:1.2"><b>code {code}</b><br>'
+            f'padding:0 3px;cursor:pointer;{frame}"><div style="width:{110 if self.alone else 62}px;{SMALL}line-height:1.2">'
+            f"<b>code {code}</b><br>"
             f'<span style="color:{theme.QUIET}">{said}</span></div>{images}</div>'
         )
 
