@@ -119,7 +119,7 @@ def _named(name: Any, allow: Sequence[str], *, path: Any) -> Callable:
     found = getattr(importlib.import_module(module), attribute) if public else None
     drawn = module.startswith("workbench.data.") and inspect.isfunction(found) and path is None
     buildable = inspect.isclass(found) and module.startswith(
-        ("workbench.models.", "workbench.objectives.", "workbench.views.", "workbench.train")
+        ("workbench.models.", "workbench.objectives.", "workbench.views.", "workbench.train", "workbench.generate.learning")
     )
     if not (drawn or buildable):
         raise ValueError(

@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from workbench.cli import factoring, looking, serving, sweeping, training
+from workbench.cli import factoring, looking, sampling, serving, sweeping, training
 from workbench.cli.typed import UsageError, datasets, measures, objectives, view_makers
 
 __all__ = ["main"]
@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[Verb, Options]] = {
     "measure": (looking.measure, looking.measure_options),
     "evaluate": (looking.evaluate, looking.evaluate_options),
     "factors": (factoring.factors, factoring.factors_options),
+    "denoise": (sampling.denoise, sampling.denoise_options),
     "data": (looking.menu(datasets, "List the data sets that need nothing but their name."), looking.no_options),
     "objectives": (looking.menu(objectives, "List the objectives."), looking.no_options),
     "views": (looking.menu(view_makers, "List what makes views of images."), looking.no_options),

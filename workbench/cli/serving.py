@@ -60,7 +60,7 @@ def apps(args: argparse.Namespace) -> None:
     shown = [f"http://{args.address}:{port}/{app.stem}" for app in found]
     print("\n".join(["the apps are at", *shown, "Ctrl-C ends them"]), flush=True)
     command = [sys.executable, "-m", "panel", "serve", *map(str, found), "--port", str(port), "--address", args.address]
-    runs = args.runs or sorted(str(path.parent) for path in Path("runs").rglob("run.json"))
+    runs = args.runs or sorted(str(path.parent) for path in Path("runs").rglob("run.json") if "denoisers" not in path.parts)
     command += ["--show"] * args.show + ["--args", *runs] * bool(runs)
     _serve(command)
 

@@ -1,10 +1,12 @@
 """A layer's representations of images, together with the record of what they were taken from."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.nn as nn
 from jaxtyping import Float
 from torch import Tensor
@@ -12,8 +14,12 @@ from torch import Tensor
 from workbench.data.images import Images
 from workbench.features import Features, digest, extract
 
+if TYPE_CHECKING:
+    from workbench.run import Run
+
 __all__ = ["Representation", "represent"]
 
+CHECKED = 4096  # rows, spread over all, that a digest reads
 KEPT = ("model", "tokens", "views")  # of what a store says that its features were taken from
 
 
@@ -40,6 +46,14 @@ class Representation:
             raise TypeError(f"representations are a tensor of floats (images, dimensions), but got {got}; one of them is h[None]")
         object.__setattr__(self, "source", json.loads(json.dumps(self.source)))  # as it will be read again
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How a run's record says what it was given: not to be made again from it, but to be told from others."""
+        rows = self.values.detach().cpu().contiguous()
+        read = rows if len(rows) <= CHECKED else rows[:: len(rows) // CHECKED]
+        h = hashlib.blake2b(read.contiguous().flatten().view(torch.uint8).numpy().tobytes(), digest_size=8)
+        return {"source": self.source, "shape": list(rows.shape), "digest": h.hexdigest()}
+
     def __len__(self) -> int:
         return len(self.values)
 
@@ -62,12 +76,13 @@ class Representation:
 
 
 def represent(
-    model: nn.Module, images: Images, layer: str, *, tokens: str = "mean", batch_size: int = 512, progress: bool = False
+    model: "nn.Module | Run", images: Images, layer: str, *, tokens: str = "mean", batch_size: int = 512, progress: bool = False
 ) -> Representation:
     """Runs a model over images once and returns a layer's representations, with the record of where they come from.
 
     Arguments:
-        model, images, layer, tokens, batch_size, progress: As of :func:`extract`.
+        model: A module, or a run: its last kept weights, and what was taken of the same images before is read from its folder.
+        images, layer, tokens, batch_size, progress: As of :func:`extract`.
 
     Example:
         >>> model = wb.build_encoder("convnet", "8", width=4)
@@ -75,6 +90,10 @@ def represent(
         >>> h.values.shape, sorted(h.source)
         (torch.Size([16, 32]), ['layer', 'mean', 'model', 'std', 'tokens'])
     """
-    values = extract(model, images, layer, tokens=tokens, batch_size=batch_size, progress=progress)[layer]
+    if isinstance(model, nn.Module):
+        values = extract(model, images, layer, tokens=tokens, batch_size=batch_size, progress=progress)[layer]
+    else:
+        values = model.features(images, layer, tokens=tokens, progress=progress)[layer]
+        model = model.model()
     pixels = {k: list(getattr(model, k)) for k in ("mean", "std") if isinstance(getattr(model, k, None), list | tuple)}
     return Representation(values, {"model": digest(model), "layer": layer, "tokens": tokens} | pixels)

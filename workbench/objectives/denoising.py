@@ -24,6 +24,7 @@ References:
     https://arxiv.org/abs/2206.00364
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -47,14 +48,17 @@ class Noised(NamedTuple):
     target: Tensor
 
 
-def alphas_bar() -> Float[Tensor, "t"]:
+@functools.cache
+def alphas_bar(device: torch.device | str = "cpu") -> Float[Tensor, "t"]:
     """Returns the share of the image in the variance of its noised self, after each of 1,000 steps, in float64."""
-    return (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+    return (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0).to(device)
 
 
-def levels(n: int, prediction: str, *, generator: torch.Generator | None = None) -> Float[Tensor, "n"]:
-    """Draws how noisy each of ``n`` images becomes: t (whole numbers), s or sigma."""
-    device = "cpu" if generator is None else generator.device
+def levels(
+    n: int, prediction: str, *, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+) -> Float[Tensor, "n"]:
+    """Draws how noisy each of ``n`` images becomes: t (whole numbers), s or sigma; on the generator's device, if there is one."""
+    device = device if generator is None else generator.device
     if prediction in ("epsilon", "v"):
         return torch.randint(1000, (n,), generator=generator, device=device)
     drawn = torch.randn(n, generator=generator, device=device)
@@ -64,7 +68,7 @@ def levels(n: int, prediction: str, *, generator: torch.Generator | None = None)
 def noised(x: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], level: Float[Tensor, "b"], prediction: str) -> Noised:
     """Returns what is seen, told and asked for of images ``x`` in [-1, 1] that are made so noisy."""
     if prediction in ("epsilon", "v"):
-        share = alphas_bar().to(x)[level.long()][:, None, None, None]
+        share = alphas_bar(x.device)[level.long()].to(x)[:, None, None, None]
         kept, added = share.sqrt(), (1 - share).sqrt()
         return Noised(kept * x + added * noise, level, noise if prediction == "epsilon" else kept * noise - added * x)
     s = level.to(x)[:, None, None, None]
@@ -119,7 +123,7 @@ def diffusion_loss(
     if len(x) != len(h):
         raise ValueError(f"every image needs its own representation, but got {len(x)} images and {len(h)} representations.")
     device = x.device if generator is None else generator.device
-    level = levels(len(x), prediction, generator=generator).to(x.device)
+    level = levels(len(x), prediction, generator=generator, device=device).to(x.device)
     noise = torch.randn(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
     dropped = (torch.rand(len(x), generator=generator, device=device) < null).to(x.device)
     seen, time, target = noised(2 * x - 1, noise, level, prediction)

@@ -46,8 +46,9 @@ def find_runs(paths: Sequence[str | Path]) -> tuple[dict[str, Run], list[str]]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """The runs in a folder, at most three folders down, however much lies below."""
-    return sorted(p.parent for depth in range(1, 4) for p in folder.glob("*/" * depth + "run.json"))
+    """The runs in a folder, at most three folders down, however much lies below; not the denoisers of runs."""
+    found = (p.parent for depth in range(1, 4) for p in folder.glob("*/" * depth + "run.json"))
+    return sorted(path for path in found if path.parent.name != "denoisers")
 
 
 class RunPair(param.Parameterized):

@@ -1,0 +1,126 @@
+"""A denoiser is trained, kept, stopped, gone on with and found as any other run."""
+
+import json
+
+import pytest
+import torch
+
+import workbench as wb
+from workbench.cli import main
+
+TINY = {"widths": (8, 16)}
+TRAINER = wb.Trainer(epochs=2, batch_size=16, lr=2e-3, weight_decay=0.0, device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return wb.sprites(64, size=16, seed=0)
+
+
+@pytest.fixture(scope="module")
+def run(images, tmp_path_factory):
+    torch.manual_seed(0)
+    encoder = wb.build_encoder("convnet", "8", width=4)
+    trainer = wb.Trainer(epochs=1, batch_size=32, device="cpu", precision="fp32")
+    return trainer.fit(encoder, wb.SimCLR(), images, wb.Augment(), out=tmp_path_factory.mktemp("run") / "encoder", progress=False)
+
+
+@pytest.fixture(scope="module")
+def denoiser(run):
+    return wb.train_denoiser(run, "projector", trainer=TRAINER, progress=False, **TINY)
+
+
+def drawn(pipe, h, seed=0):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(h, num_images_per_rep=2, num_inference_steps=3, generator=torch.Generator().manual_seed(seed)).images
+
+
+def test_a_denoiser_is_a_run_in_the_folder_of_the_run_and_draws_what_its_source_says(run, denoiser, images):
+    assert denoiser.finished
+    assert {k: v.path for k, v in wb.denoisers(run).items()} == {"projector": run.path / "denoisers" / "projector"}
+    h = wb.represent(run, images[:3], "projector")
+    assert h.source == wb.represent(run.model(), images[:3], "projector").source
+    pipe = wb.denoisers(run)["projector"].model().pipeline()
+    samples = drawn(pipe, h)
+    assert samples.shape == (6, 3, 16, 16)
+    torch.testing.assert_close(samples, drawn(denoiser.model().pipeline(), h), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"layer 'backbone' instead of 'projector'"):
+        pipe(wb.represent(run, images[:3], "backbone"))
+
+
+def test_the_statistics_are_of_all_representations(run, denoiser, images):
+    h = wb.represent(run, images, "projector").values.double()
+    for projector in (denoiser.model().projector, denoiser.model().average["projector"]):
+        torch.testing.assert_close(projector.mean.double(), h.mean(0), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(projector.std.double(), h.std(0, correction=0), rtol=1e-5, atol=1e-6)
+
+
+def test_the_average_is_the_recursion_with_a_decay_that_grows(images):
+    torch.manual_seed(0)
+    h = torch.randn(len(images), 3, generator=torch.Generator().manual_seed(1))
+    model, objective = wb.Denoiser(3, 16, (8,)), wb.Denoising(decay=0.3)
+    followed = dict(model.named_parameters())["average.unet.conv_in.weight"].double().clone()
+    training = TRAINER.steps(model, objective, images, wb.Conditioned(h))
+    for k in range(1, 6):
+        next(training)
+        d = min(0.3, (1 + k) / (10 + k))
+        followed = d * followed + (1 - d) * model.unet.conv_in.weight.detach().double()
+    torch.testing.assert_close(model.average["unet"].conv_in.weight.double(), followed, rtol=1e-5, atol=1e-7)
+    assert (model.unet.conv_in.weight != model.average["unet"].conv_in.weight).any()
+    assert not any(p.requires_grad for p in model.average.parameters())
+
+
+def test_a_training_that_was_stopped_comes_to_the_same_weights(run, denoiser, images, tmp_path):
+    torch.manual_seed(TRAINER.seed)
+    h = wb.represent(run, images, "projector")
+    began = wb.train_denoiser(run, "projector", out=tmp_path / "stopped", trainer=TRAINER, minutes=0, progress=False, **TINY)
+    assert not began.finished
+    gone_on = wb.train_denoiser(run, "projector", h=h, out=tmp_path / "stopped", trainer=TRAINER, progress=False, **TINY)
+    assert gone_on.finished
+    for (name, got), wanted in zip(gone_on.model().state_dict().items(), denoiser.model().state_dict().values(), strict=True):
+        assert torch.equal(got, wanted), name
+
+
+def test_other_representations_are_not_gone_on_with(run, images, tmp_path):
+    one = wb.train_denoiser(run, "projector", out=tmp_path, trainer=TRAINER, minutes=0, progress=False, **TINY)
+    assert one.spec["model"]["source"]["layer"] == "projector"
+    with pytest.raises(ValueError, match="made with other settings"):
+        wb.train_denoiser(run, "backbone", out=tmp_path, trainer=TRAINER, progress=False, **TINY)
+
+
+def test_every_row_is_of_its_own_image(images):
+    h = torch.arange(len(images))[:, None].float()
+    views = wb.Conditioned(h)(images.at([5, 2]), torch.tensor([5, 2]))
+    assert views.actions[0]["representation"].flatten().tolist() == [5, 2]
+    torch.testing.assert_close(views.images[0], images.at([5, 2]).float() / 255)
+    with pytest.raises(IndexError, match="no representation of image 63"):
+        wb.Conditioned(h[:10])(images.at([63]), torch.tensor([63]))
+    with pytest.raises(TypeError, match="got list"):
+        wb.Conditioned([1.0])
+
+
+def test_what_is_no_denoiser_is_said(images):
+    views = wb.Conditioned(torch.zeros(len(images), 3))(images.at([0, 1]), torch.tensor([0, 1]))
+    with pytest.raises(TypeError, match=r"trains a wb\.Denoiser, but got a Encoder"):
+        wb.Denoising()(wb.build_encoder("convnet", "8", width=4), views)
+    with pytest.raises(TypeError, match=r"take views from wb\.Conditioned"):
+        wb.Denoising()(wb.Denoiser(3, 16, (8,)), views._replace(actions=None))
+    with pytest.raises(ValueError, match="null lies from 0 to 1, but got 2"):
+        wb.Denoising(null=2)
+
+
+def test_the_verb_trains_each_layer_and_an_unknown_one_is_said(run, tmp_path, capsys):
+    argv = ["denoise", str(run.path), "--no-progress", "--epochs", "1", "--batch-size", "32", "--widths", "8", "--layers"]
+    assert main([*argv, "backbone.stage1"]) == 0
+    assert "panel serve apps/rcdm.py" in capsys.readouterr().out
+    assert json.loads((run.path / "denoisers" / "backbone.stage1" / "run.json").read_text())["total"] == 2
+    assert main([*argv, "backbone.stag1"]) == 1
+    assert "backbone.stage1" in capsys.readouterr().err
+
+
+def test_denoisers_are_not_taken_for_encoders(run, denoiser):
+    from workbench.panels.replayed import find_runs
+
+    found, complaints = find_runs([run.path.parent])
+    assert [other.path for other in found.values()] == [run.path]
+    assert not complaints

@@ -1,0 +1,88 @@
+"""Denoisers of a run's layers: trained on its images and what its layers say of them, each a run in a folder of the run."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import torch
+
+from workbench.data.images import Images
+from workbench.generate.learning import Conditioned, Denoiser, Denoising
+from workbench.generate.representations import Representation, represent
+from workbench.run import Run
+from workbench.train import Trainer
+
+__all__ = ["denoisers", "train_denoiser"]
+
+FOLDER = "denoisers"
+SEEN = 57_600  # images that a training sees where nothing is said: 900 steps of 64
+
+
+def train_denoiser(
+    run: Run | str | Path,
+    layer: str = "backbone",
+    images: Images | None = None,
+    *,
+    h: Representation | None = None,
+    out: str | Path | None = None,
+    widths: Sequence[int] | None = None,
+    trainer: Trainer | None = None,
+    null: float = 0.1,
+    decay: float = 0.9999,
+    minutes: float | None = None,
+    snapshots: int = 6,
+    progress: bool = True,
+    **settings: Any,
+) -> Run:
+    """Trains what draws images of a layer's representations and returns its run; a training that was stopped goes on.
+
+    Arguments:
+        run: Of the encoder; its last kept weights are taken.
+        layer: A module path.
+        images: Drawn, and represented; by default those that the run was trained on.
+        h: Their representations, where they were taken elsewhere; by default taken from the run, and kept with it.
+        out: Folder; by default ``denoisers/LAYER`` in that of the run, where :func:`denoisers` finds it.
+        widths: Filters of each level; by default (32, 64), and for more than 16 pixels that can be halved twice (32, 64, 64):
+            for a processor. Larger ones are for a GPU.
+        trainer: Its settings; by default 57,600 images are seen in batches of 64, at a rate of .002: of 16 pixels about three
+            minutes on one core.
+        null, decay: As of :class:`Denoising`.
+        minutes, snapshots, progress: As of :meth:`Trainer.fit`.
+        settings: Of :class:`Denoiser`: ``layers``, ``attention``, ``hidden``, ``prediction``, ``conditioning``.
+
+    Raises:
+        KeyError: If there is no such layer.
+        ValueError: If the folder holds a training of other settings, the images cannot be made again and none are given, or
+            they cannot be halved so often.
+
+    Example:
+        Eight samples of each of the first four images::
+
+            pipe = wb.train_denoiser("runs/first", "projector").model().pipeline()
+            pipe(wb.represent(wb.Run("runs/first"), images[:4], "projector"), num_images_per_rep=8, num_inference_steps=20)
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    images = run.images() if images is None else images
+    channels, height, width = images.pixels.shape[1:]
+    if height != width:
+        raise ValueError(f"denoisers draw square images, but {images.name} has {height} x {width} pixels; crop them")
+    h = represent(run, images, layer, progress=progress) if h is None else h
+    widths = widths or ((32, 64) if height <= 16 or height % 4 else (32, 64, 64))
+    if trainer is None:
+        batch = min(64, len(images))
+        steps = len(images) // batch
+        trainer = Trainer(epochs=math.ceil(SEEN / 64 / steps), batch_size=batch, lr=2e-3, weight_decay=0.0)
+    torch.manual_seed(trainer.seed)  # the same call starts from the same weights
+    model = Denoiser.of(h, height, widths, channels=channels, **settings)
+    out = run.path / FOLDER / quote(layer, safe="") if out is None else out
+    record = {"out": out, "resume": True, "minutes": minutes, "snapshots": snapshots, "progress": progress}
+    return trainer.fit(model, Denoising(null, decay), images, Conditioned(h), **record)
+
+
+def denoisers(run: Run | str | Path) -> dict[str, Run]:
+    """Returns the denoisers that stand in a run's folder, by layer, in the order of their names; none where none were trained."""
+    folder = (run.path if isinstance(run, Run) else Path(run)) / FOLDER
+    found = [Run(path.parent) for path in sorted(folder.glob("*/run.json"))]
+    return {str(((other.spec.get("model") or {}).get("source") or {}).get("layer")): other for other in found if other.steps}
