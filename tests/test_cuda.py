@@ -134,6 +134,34 @@ def test_views_drawn_again_train(vary, garments):
     assert all(torch.isfinite(step.terms["loss"]) for step in itertools.islice(training, 3))
 
 
+def denoising(garments, prediction="flow"):
+    """A denoiser, what it is asked, images, and the representations beside them."""
+    h = torch.randn(len(garments), 8, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    return wb.Denoiser(8, 32, (8, 16), prediction=prediction).standardise(h), wb.Denoising(), garments, wb.Conditioned(h)
+
+
+@pytest.mark.parametrize("prediction", ["flow", "epsilon", "v", "edm"])
+def test_a_denoiser_trains_and_a_step_never_waits_for_the_device(prediction, garments):
+    training = trainer().steps(*denoising(garments, prediction))
+    next(training), next(training)
+    with no_waiting():
+        step = next(training)
+    assert step.terms["loss"].device.type == DEVICE
+    assert torch.isfinite(step.terms["loss"])
+
+
+def test_a_denoiser_draws_the_same_images_as_on_a_processor(garments):
+    model, *_ = denoising(garments)
+    h, latents = torch.randn(2, 8), torch.randn(2, 3, 32, 32)
+    pipe = model.pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    here = pipe(h, latents=latents, num_inference_steps=4, guidance_scale=2.0).images
+    there = pipe.to(DEVICE)(h.to(DEVICE), latents=latents.to(DEVICE), num_inference_steps=4, guidance_scale=2.0).images
+    assert there.device.type == DEVICE
+    torch.testing.assert_close(there.cpu(), here, rtol=0, atol=2e-2)  # convolutions in TF32
+
+
 STEADY = ["SimCLR", "VICReg", "BarlowTwins", "BYOL", "MoCoV3", "SimSiam", "DirectCLR", "SupCon", "Supervised", "QLAE"]
 
 
