@@ -6,6 +6,8 @@ at that point, and a guided one at the point that the guidance's equation names.
 
 import json
 import math
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import diffusers
@@ -283,6 +285,57 @@ def test_in_half_precision_the_images_are_about_the_same():
     assert 0 < (full - half).abs().mean() < 0.02
 
 
+# --- annealing -------------------------------------------------------------------------------------------------------------
+
+
+def naively_annealed(z, noise, t, s, tau1, tau2, psi):
+    """The equations of CADS for one row, a number at a time."""
+    gamma = 1 if t <= tau1 else 0 if t >= tau2 else (tau2 - t) / (tau2 - tau1)
+    noisy = [math.sqrt(gamma) * a + s * math.sqrt(1 - gamma) * n for a, n in zip(z, noise, strict=True)]
+    moments = []
+    for row in (noisy, z):
+        mean = sum(row) / len(row)
+        moments.append((mean, math.sqrt(sum((a - mean) ** 2 for a in row) / len(row))))
+    (m, d), (own_m, own_d) = moments
+    return [psi * ((a - m) / d * own_d + own_m) + (1 - psi) * a for a in noisy]
+
+
+@pytest.mark.parametrize("psi", [0.0, 0.3, 1.0])
+def test_the_condition_is_annealed_as_the_equations_say(psi):
+    pipe, h, told, steps = little(), rows(2), [], 8
+    pipe.projector.standardise(3 * rows(50, seed=4) + 1)
+    tell, s, tau1, tau2 = pipe.projector.tell, 0.7, 0.3, 0.8
+    pipe.projector.tell = lambda z: told.append(z.tolist()) or tell(z)
+    pipe(h, num_inference_steps=steps, annealing=s, tau1=tau1, tau2=tau2, psi=psi, generator=[seeded(7), seeded(8)])
+    z = pipe.projector.standardised(h)
+    for row, generator in enumerate((seeded(7), seeded(8))):
+        torch.randn(1, 3, SIZE, SIZE, generator=generator)  # where the image starts
+        for i in range(steps):
+            noise = torch.randn(1, D, generator=generator)[0].tolist()
+            wanted = naively_annealed(z[row].tolist(), noise, 1 - i / steps, s, tau1, tau2, psi)
+            assert told[1 + i][row] == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+    assert told[steps][0] == pytest.approx(z[0].tolist(), abs=1e-5)  # at the end the representation is plain
+
+
+def test_no_annealing_is_the_plain_sample_and_more_of_it_gives_images_that_differ_more():
+    pipe, h = knowing(little(), "flow"), rows(1)
+    draw = lambda **k: pipe(h, num_images_per_rep=16, num_inference_steps=6, generator=seeded(), **k).images  # noqa: E731
+    plain = draw()
+    assert torch.equal(plain, draw(annealing=0.0, tau1=0.1, tau2=0.2, psi=0.5))
+    torch.testing.assert_close(plain, draw(annealing=2.0, tau1=1.0, tau2=1.0), rtol=0, atol=1e-3)  # it ended before it began
+    unlike = [draw(annealing=s, tau1=0.0, tau2=1.0, psi=0.0).std(0).mean().item() for s in (0.0, 0.2, 1.0)]
+    assert unlike[0] < 0.001 < unlike[1] < unlike[2]
+
+
+def test_annealing_alone_or_beside_others_is_the_same():
+    pipe, h = little(), rows(3)
+    settings = {"num_inference_steps": 4, "annealing": 0.5}
+    beside = pipe(h, generator=[seeded(s) for s in range(3)], **settings).images
+    alone = pipe(h[1:2], generator=[seeded(1)], **settings).images
+    torch.testing.assert_close(alone, beside[1:2], rtol=0, atol=1e-3)
+    assert (beside - pipe(h, num_inference_steps=4, generator=[seeded(s) for s in range(3)]).images).abs().max() > 1e-3
+
+
 # --- representations -------------------------------------------------------------------------------------------------------
 
 
@@ -294,8 +347,20 @@ def test_standardised_rows_have_mean_nought_and_std_one_whatever_their_scale():
     torch.testing.assert_close(projector.std.double(), h.std(0, correction=0), rtol=1e-6, atol=1e-9)
     assert z[:, :4].std(0, correction=0).tolist() == pytest.approx([1] * 4, rel=1e-3)
     assert z[:, 4].tolist() == [0.0] * 9000  # it never varied
+    near = projector.standardised(torch.tensor([[0.0, 1, -5, 1e3, 7.5]]))
+    assert near[0, 4].item() == 0.5  # and is not blown up where it does
     scaled = wb.RepresentationProjector(D, 4).standardise(3 * h - 1)
     torch.testing.assert_close(scaled.standardised(3 * h - 1)[:, 1:], z[:, 1:], rtol=0, atol=1e-4)
+
+
+def test_what_varies_by_rounding_alone_is_only_centred_and_untouched_statistics_change_nothing():
+    h = torch.stack([torch.full((100,), 0.3), torch.linspace(0, 1e-7, 100)], 1) + torch.tensor([1e-8, 0]) * rows(100)[:, :2]
+    projector = wb.RepresentationProjector(2, 4).standardise(h)
+    moved = projector.standardised(torch.tensor([[0.4, 2e-7]]))[0]
+    assert moved[0].item() == pytest.approx(0.1, rel=1e-5)
+    assert moved[1].item() == pytest.approx((2e-7 - 5e-8) / h[:, 1].std(correction=0).item(), rel=1e-3)  # small, but it varied
+    raw = rows() * torch.tensor([1e-6, 1, 10, 1e3, 1e6])
+    assert torch.equal(wb.RepresentationProjector(D, 4).standardised(raw), raw)
 
 
 @pytest.mark.parametrize("width", [1, 8192])
@@ -334,12 +399,29 @@ def test_a_representation_says_where_it_comes_from_and_others_are_refused(tmp_pa
         pipe(wb.Representation.load(tmp_path / "store", "projector"))
 
 
-def test_diffusers_is_imported_when_it_is_used():
-    import subprocess
-    import sys
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
+
+def test_diffusers_is_imported_when_it_is_used():
     code = "import sys, workbench as wb; wb.represent, wb.diffusion_loss; print('diffusers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert python(code) == "False"
+
+
+def test_without_diffusers_it_is_said_what_to_install():
+    code = """
+import sys
+sys.modules["diffusers"] = None
+import workbench as wb
+wb.represent, wb.diffusion_loss, dir(wb)
+for name in ("build_denoiser", "RepresentationProjector"):
+    try:
+        getattr(wb, name)
+    except ModuleNotFoundError as error:
+        print(error)
+"""
+    said = "workbench.{} is built of diffusers, which is not installed: pip install 'workbench[diffusion]'"
+    assert python(code).splitlines() == [said.format(name) for name in ("build_denoiser", "RepresentationProjector")]
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------------
@@ -352,6 +434,13 @@ def test_diffusers_is_imported_when_it_is_used():
         (lambda p: p(torch.zeros(5)), ValueError, r"representations \(B, 5\), but got \(5,\)"),
         (lambda p: p(np.zeros((2, 5))), TypeError, "a representation is a tensor .* but got ndarray"),
         (lambda p: p(rows(), output_type="jpg"), ValueError, "output_type is one of 'pt', 'np', 'pil', but got 'jpg'"),
+        (lambda p: p(rows() / 0), ValueError, "of finite representations, but 3 of these 3 are not finite"),
+        (lambda p: p(rows(), annealing=-1), ValueError, "the standard deviation of noise, 0 or more, but got -1"),
+        (lambda p: p(rows(), annealing=1, tau1=0.9, tau2=0.6), ValueError, "0 <= tau1 <= tau2 <= 1, but got 0.9, 0.6"),
+        (lambda p: p(rows(), annealing=1, psi=2), ValueError, "from 0 to 1, but got 2"),
+        (lambda p: wb.represent(wb.build_encoder("convnet", "5", width=4), wb.garments(2), "head"), KeyError,
+         "the model has no layer 'head'; among its layers are backbone"),
+        (lambda p: p(rows(), num_images_per_rep=1.5), ValueError, "a whole number of at least 1, but got 1.5"),
         (lambda p: p(rows(), num_images_per_rep=0), ValueError, "num_images_per_rep is a whole number of at least 1, but got 0"),
         (lambda p: p(rows(), num_inference_steps=0), ValueError, "num_inference_steps is a whole number of at least 1"),
         (lambda p: p(rows(), eta=0.5), ValueError, "eta=0.5 is noise of DDIM's steps, but FlowMatchEuler.* takes none"),

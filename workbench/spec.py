@@ -207,7 +207,14 @@ def find(package: str, name: str) -> Any:
         near = difflib.get_close_matches(name, home, n=3)
         known = f"near it are {', '.join(near)}" if near else f"it has {', '.join(sorted(home))}"
         raise AttributeError(f"{package} has no name {name!r}; {known}")
-    return getattr(importlib.import_module(home[name]), name)
+    try:
+        return getattr(importlib.import_module(home[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name != "diffusers":
+            raise
+        raise ModuleNotFoundError(
+            f"{package}.{name} is built of diffusers, which is not installed: pip install 'workbench[diffusion]'", name=error.name
+        ) from error
 
 
 _WEIGHTS_COME_FROM_ELSEWHERE = contextvars.ContextVar("weights_come_from_elsewhere", default=False)

@@ -1,9 +1,10 @@
 r"""What a denoiser is told of a representation: a vector as wide as its embedding of time, to which it is added.
 
-.. math:: c = W \, \frac{h - \mu}{\sigma + 10^{-6}} + b
+.. math:: c = W \, \frac{h - \mu}{\sigma} + b
 
 with :math:`\mu, \sigma` the mean and standard deviation of each dimension over the representations that were trained on, and in
-place of c a learned vector where no representation is given. In every residual block the sum of c and the embedding of time
+place of c a learned vector where no representation is given. Of a dimension that never varied there is no scale: it is only
+centred, so that a new value that differs by little stays little. In every residual block the sum of c and the embedding of time
 becomes scale and shift after a GroupNorm ("AdaGN"), as classes do in the guided diffusion models.
 
 References:
@@ -28,6 +29,7 @@ from workbench.generate.representations import Representation
 __all__ = ["RepresentationProjector"]
 
 CHUNK = 4096  # rows that are summed at a time
+CONSTANT = 1e-5  # of its mean: what varies by less than rounding does not vary
 
 
 class RepresentationProjector(ModelMixin, ConfigMixin):
@@ -65,13 +67,17 @@ class RepresentationProjector(ModelMixin, ConfigMixin):
 
     def forward(self, h: Float[Tensor, "b d"], dropped: Bool[Tensor, " b"] | None = None) -> Float[Tensor, "b w"]:
         """Returns the condition of every row, and ``null`` for those that are ``dropped``."""
-        told = self.map(self.standardised(h))
+        told = self.tell(self.standardised(h))
         return told if dropped is None else torch.where(dropped[:, None], self.null, told)
 
     def standardised(self, h: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-        """Returns ``(h - mean) / (std + 1e-6)``: a dimension that never varied gives 0 for what it always was."""
+        """Returns ``(h - mean) / std``; where std is at most 1e-5 of the mean, or both are 0, ``h - mean``."""
         self._check_width(h)
-        return (h.to(self.mean) - self.mean) / (self.std + 1e-6)
+        return (h.to(self.mean) - self.mean) / torch.where(self.std > CONSTANT * self.mean.abs(), self.std, 1)
+
+    def tell(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b w"]:
+        """Returns the conditions of representations that are standardised already."""
+        return self.map(z)
 
     @torch.no_grad()
     def standardise(self, h: Float[Tensor, "n d"] | Representation) -> "RepresentationProjector":

@@ -14,7 +14,8 @@ References:
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from workbench.generate.annealing import annealed, share_kept
 from workbench.generate.conditioning import RepresentationProjector
 from workbench.generate.representations import Representation
 from workbench.objectives.base import one_of
@@ -102,6 +104,10 @@ class RCDMPipeline(DiffusionPipeline):
         num_inference_steps: int = 50,
         guidance_scale: float = 1.0,
         eta: float = 0.0,
+        annealing: float = 0.0,
+        tau1: float = 0.6,
+        tau2: float = 0.9,
+        psi: float = 1.0,
         latents: Float[Tensor, "n c h w"] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pt",
@@ -115,6 +121,11 @@ class RCDMPipeline(DiffusionPipeline):
             num_inference_steps: Of the scheduler.
             guidance_scale: 1 is the plain sample, in one pass a step; 0 forgets the representation; above 1 exaggerates it.
             eta: Fresh noise of DDIM's steps, from 0 (none) to 1 (that of DDPM); for schedulers that take one.
+            annealing: Noise on the standardised representation, in its standard deviations, that fades while an image is
+                drawn, see :mod:`workbench.generate.annealing`: more different images, which hold on to the representation less.
+                0 is the plain sample.
+            tau1, tau2: Where the noise ends and where it begins to fade, in shares of the steps that are still to be taken.
+            psi: From 0 to 1, how far mean and standard deviation of a noisy representation are brought back to its own.
             latents: Noise of N(0, I) to start from, one an image, or ``num_images_per_rep`` that all representations share.
             generator: One, or one an image, which makes an image the same whatever it is drawn beside.
             output_type: ``"pt"`` (N, C, H, W) and ``"np"`` (N, H, W, C) in [0, 1], or ``"pil"``, a list.
@@ -122,24 +133,31 @@ class RCDMPipeline(DiffusionPipeline):
 
         Raises:
             TypeError: If the representation is no tensor nor :class:`Representation`.
-            ValueError: If it is of another width, encoder or layer, if the scheduler does not fit what was
+            ValueError: If it is of another width, encoder or layer, or not finite, if the scheduler does not fit what was
                 trained, or if an argument lies outside its range.
         """
         one_of("output_type", output_type, ("pt", "np", "pil"))
+        _check_annealing(annealing, tau1, tau2, psi)
         extra = self._step_arguments(eta, generator)
         for name, value in {"num_images_per_rep": num_images_per_rep, "num_inference_steps": num_inference_steps}.items():
-            if value < 1:
-                raise ValueError(f"{name} is a whole number of at least 1, but got {value}")
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is a whole number of at least 1, but got {value!r}")
         device = self._execution_device
-        h = None if representation is None else self.projector.take(representation).to(device)
+        h = None if representation is None else self._taken(representation).to(device)
         h = None if h is None else h.repeat_interleave(num_images_per_rep, 0)
         n = num_images_per_rep if h is None else len(h)
         null = self.projector.null.expand(n, -1)
-        told = null if h is None else self.projector(h)
+        z = None if h is None else self.projector.standardised(h)
+        told = null if z is None else self.projector.tell(z)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
+        steps = len(self.scheduler.timesteps)
         x = self._start(n, num_images_per_rep, latents, generator) * getattr(self.scheduler, "init_noise_sigma", 1.0)
-        with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
-            for t in self.scheduler.timesteps:
+        with self.progress_bar(total=steps) as bar, _at_rest(self.unet, self.projector):
+            for i, t in enumerate(self.scheduler.timesteps):
+                if annealing and z is not None:
+                    gamma = share_kept(1 - i / steps, tau1, tau2)
+                    noise = randn_tensor(z.shape, generator=generator, device=device, dtype=z.dtype)
+                    told = self.projector.tell(annealed(z, noise, gamma, strength=annealing, psi=psi))
                 seen = self.scheduler.scale_model_input(x, t) if hasattr(self.scheduler, "scale_model_input") else x
                 said = self._guided(seen, t, told, null, guidance_scale)
                 x = self.scheduler.step(said, t, x, **extra).prev_sample
@@ -147,6 +165,13 @@ class RCDMPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         images = _shown(x, output_type)
         return RCDMOutput(images=images, representation=h) if return_dict else (images, h)
+
+    def _taken(self, representation: Tensor | Representation) -> Tensor:
+        h = self.projector.take(representation)
+        if not torch.isfinite(h).all():
+            wrong = int((~torch.isfinite(h.flatten(1)).all(1)).sum())
+            raise ValueError(f"images are drawn of finite representations, but {wrong} of these {len(h)} are not finite")
+        return h
 
     def _guided(self, x: Tensor, t: Tensor, told: Tensor, null: Tensor, scale: float) -> Tensor:
         if scale in (0, 1):
@@ -242,6 +267,28 @@ def build_denoiser(
     )
     projector = RepresentationProjector(features_dim, 4 * widths[0], hidden)
     return RCDMPipeline(unet, projector, _scheduler(prediction), prediction, conditioning)
+
+
+@contextmanager
+def _at_rest(*modules: torch.nn.Module) -> Iterator[None]:
+    """While entered, the modules are in evaluation mode: what is normalised over a batch in training is not while drawing."""
+    modes = {module: module.training for module in modules}
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.train(mode)
+
+
+def _check_annealing(strength: float, tau1: float, tau2: float, psi: float) -> None:
+    if not 0 <= strength < math.inf:
+        raise ValueError(f"annealing is the standard deviation of noise, 0 or more, but got {strength}")
+    if not 0 <= tau1 <= tau2 <= 1:
+        raise ValueError(f"the noise of annealing fades between tau2 and tau1, 0 <= tau1 <= tau2 <= 1, but got {tau1}, {tau2}")
+    if not 0 <= psi <= 1:
+        raise ValueError(f"psi is how far annealing restores mean and deviation, from 0 to 1, but got {psi}")
 
 
 def _scheduler(prediction: str) -> Any:
