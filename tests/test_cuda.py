@@ -30,7 +30,7 @@ DEVICE = os.environ.get("WORKBENCH_TEST_DEVICE", "cuda")
 OBJECTIVES = available(workbench.objectives, Objective)
 MEASURES = {k: f for k, f in available(workbench.measures, Measured).items() if f is not bootstrap}
 SCORES = {k: f for k, f in available(workbench.measures, Scores).items() if f is not bootstrap}
-PAIRED = {"cka", "mutual_knn", "procrustes", "svcca"}
+PAIRED = {"cka", "mutual_knn", "procrustes", "svcca", "frechet_distance", "kernel_distance", "invariance_ratio"}
 GROUPED = {"lidar", "alignment"}
 QUICK = {
     "dci": {"trees": 5},

@@ -37,7 +37,8 @@ from workbench.spec import available
 
 MEASURES = {k: f for k, f in available(workbench.measures, Measured).items() if f is not bootstrap}
 GROUPED = {"lidar", "alignment"}
-PAIRED = {"cka", "mutual_knn", "procrustes", "svcca"}
+EQUALLY_WIDE = {"frechet_distance", "kernel_distance", "invariance_ratio"}
+PAIRED = {"cka", "mutual_knn", "procrustes", "svcca"} | EQUALLY_WIDE
 STREAMING = {"rankme", "effective_rank", "participation_ratio", "stable_rank", "nesum", "numerical_rank", "alpha_req"}
 STREAMING_NORMALISED = {"selfcluster", "normalised_std"}
 
@@ -66,6 +67,8 @@ def take(name, z, source=None):
 
 
 def sample(name):
+    if name in EQUALLY_WIDE:
+        return decaying(), decaying().sin() + 0.2 * normal(600, 120, seed=8)
     if name in PAIRED:
         return decaying(), decaying()[:, :40].sin() + 0.2 * normal(600, 40, seed=8)
     return views() if name in GROUPED else (decaying(), None)
@@ -160,7 +163,7 @@ def test_arrays_and_other_precisions_give_the_same_number(name):
 @pytest.mark.parametrize("z", [torch.full((8, 5), 0.1), torch.zeros(8, 5), torch.full((8, 1), 2.0), normal(8, 1)], ids=str)
 def test_degenerate_features_give_a_number_or_a_warning(name, z):
     """S10."""
-    z, source = (z.repeat(2, 1), normal(16, 3)) if name in PAIRED else (z, torch.arange(4).repeat_interleave(2))
+    z, source = (z.repeat(2, 1), normal(16, z.shape[1])) if name in PAIRED else (z, torch.arange(4).repeat_interleave(2))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         got = float(take(name, z, source))

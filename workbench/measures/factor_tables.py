@@ -69,7 +69,7 @@ def paired(codes: Matrix, factors: Factors, *, bins: int = 20) -> Paired:
         ValueError: If the rows are not as many, or a factor misses values.
     """
     z = whole(codes).cpu().numpy()
-    table = _table(factors)
+    table = table_of(factors)
     if len(table) != len(z):
         raise ValueError(f"there must be a row of factors for each of the {len(z)} rows of codes, but got {len(table)}.")
     warnings, labels, quantities, kept = [], [], [], []
@@ -104,7 +104,7 @@ def factor_correlations(factors: Factors) -> pd.DataFrame:
     Arguments:
         factors: A table, mapping or array of N rows.
     """
-    table = _table(factors)
+    table = table_of(factors)
     names = list(table)
     number = {n: pd.api.types.is_numeric_dtype(table[n]) and not pd.api.types.is_bool_dtype(table[n]) for n in names}
     found = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
@@ -133,7 +133,7 @@ def uniform_rows(factors: Factors, *, n: int | None = None, seed: int = 0) -> np
         >>> np.unique(rows, return_counts=True)[1].round(-2).tolist()
         [500, 500, 1000, 1000]
     """
-    table = _table(factors)
+    table = table_of(factors)
     tied = factor_correlations(table).abs().to_numpy() > CORRELATED
     for _ in range(len(tied)):
         tied = tied @ tied
@@ -146,7 +146,7 @@ def uniform_rows(factors: Factors, *, n: int | None = None, seed: int = 0) -> np
     return rng.choice(len(table), size=n or len(table), p=weight / weight.sum())
 
 
-def _table(factors: Factors) -> pd.DataFrame:
+def table_of(factors: Factors) -> pd.DataFrame:
     if isinstance(factors, pd.DataFrame | Mapping):
         table = pd.DataFrame(factors)
         return table.drop(columns=[c for c in ("source", "view") if c in table])

@@ -102,6 +102,16 @@ def bootstrap(
     return value.within(float(value - high[0]), float(value - low[0]))
 
 
+def by_source(
+    measure: Callable[[np.ndarray], Scores], z: np.ndarray, source: Rows, interval: float, resamples: int, seed: int
+) -> Scores:
+    """Returns scores with an interval each from random halves of the sources; of NaN, where there are fewer than four."""
+    if len(np.unique(_array(source))) < 4:
+        got = measure(z)
+        return got.within(dict.fromkeys(got, (np.nan, np.nan)))
+    return bootstrap(measure, z, interval=interval, resamples=resamples, groups=source, seed=seed)
+
+
 def _source(measure: Callable, z: Matrix, beside: Sequence[Rows]) -> Rows | None:
     """Returns what ``measure`` gets as the argument ``source``, if it takes one."""
     try:
