@@ -147,6 +147,7 @@ def uniform_rows(factors: Factors, *, n: int | None = None, seed: int = 0) -> np
 
 
 def table_of(factors: Factors) -> pd.DataFrame:
+    """Returns factors as a table, without the columns that say which image a row shows; those of an array by number."""
     if isinstance(factors, pd.DataFrame | Mapping):
         table = pd.DataFrame(factors)
         return table.drop(columns=[c for c in ("source", "view") if c in table])
