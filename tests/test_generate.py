@@ -4,6 +4,7 @@ A denoiser of a single point is known exactly for every prediction, so a sampler
 at that point, and a guided one at the point that the guidance's equation names.
 """
 
+import functools
 import json
 import math
 import subprocess
@@ -20,6 +21,7 @@ import workbench as wb
 from workbench.objectives.denoising import PREDICTIONS, alphas_bar, levels, noised
 
 D, SIZE = 5, 8
+CONDITIONINGS = ("adagn", "cbn")
 SCHEDULERS = {
     "flow": ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"],
     "epsilon": ["DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"],
@@ -39,6 +41,17 @@ def little(prediction="flow", size=SIZE, widths=(8, 16), **settings):
     pipe = wb.build_denoiser(D, size, widths, prediction=prediction, **settings)
     pipe.set_progress_bar_config(disable=True)
     torch.nn.init.normal_(pipe.projector.null)
+    return pipe
+
+
+def seasoned(conditioning, prediction="flow", **settings):
+    """One whose running statistics, if it has any, are no longer those of a new network; still in training mode."""
+    pipe = little(prediction, conditioning=conditioning, **settings)
+    for step in range(3):
+        with torch.no_grad():
+            wb.diffusion_loss(
+                pipe.predict, torch.rand(16, 3, SIZE, SIZE), rows(16), prediction=prediction, generator=seeded(step)
+            )
     return pipe
 
 
@@ -105,13 +118,14 @@ def test_the_loss_is_the_mean_square_over_images_of_one_scale(prediction):
     assert loss.dtype is torch.float64
 
 
-def test_the_loss_withholds_the_share_that_was_asked_for_and_descends_every_parameter():
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_the_loss_withholds_the_share_that_was_asked_for_and_descends_every_parameter(conditioning):
     dropped = []
     keep = lambda seen, time, h, away: dropped.append(away) or seen  # noqa: E731
     for null in (0, 0.25, 1):
         wb.diffusion_loss(keep, torch.rand(2000, 1, 1, 1), torch.zeros(2000, D), null=null, generator=seeded())
     assert [away.double().mean().item() for away in dropped] == pytest.approx([0, 0.25, 1], abs=0.03)
-    pipe = little()
+    pipe = little(conditioning=conditioning)
     wb.diffusion_loss(pipe.predict, torch.rand(8, 3, SIZE, SIZE), rows(8), null=0.5, generator=seeded()).backward()
     for part in (pipe.unet, pipe.projector):
         assert {n for n, p in part.named_parameters() if p.grad is None or not p.grad.any()} == set()
@@ -188,9 +202,11 @@ def test_guidance_arrives_where_its_equation_says(scale):
 # --- what belongs to whom --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_saved_and_loaded_it_draws_the_same_to_the_last_bit(prediction, tmp_path):
-    pipe = little(prediction, hidden=7)
+@pytest.mark.parametrize(
+    ("prediction", "conditioning"), [*((p, "adagn") for p in PREDICTIONS), *(("v", c) for c in CONDITIONINGS[1:])]
+)
+def test_saved_and_loaded_it_draws_the_same_to_the_last_bit(prediction, conditioning, tmp_path):
+    pipe = seasoned(conditioning, prediction, hidden=7, attention=1)
     h = wb.Representation(3 + 2 * rows(20), {"model": "1f", "layer": "backbone", "mean": (0.5,)})
     pipe.projector.standardise(h)
     pipe.save_pretrained(tmp_path)
@@ -199,7 +215,9 @@ def test_saved_and_loaded_it_draws_the_same_to_the_last_bit(prediction, tmp_path
     settings = {"num_inference_steps": 3, "guidance_scale": 1.5}
     first, second = (p(h[:2], **settings, generator=seeded()).images for p in (pipe, again))
     assert torch.equal(first, second)
-    assert again.config.prediction == prediction
+    assert (again.config.prediction, again.config.conditioning) == (prediction, conditioning)
+    kept, read = (dict(part.state_dict()) for part in (pipe.unet, again.unet))
+    assert {name for name in kept if not torch.equal(kept[name], read[name])} == set()
     assert again.projector.config.source == {"model": "1f", "layer": "backbone", "mean": [0.5]}
     assert json.loads((tmp_path / "model_index.json").read_text())["projector"][1] == "RepresentationProjector"
 
@@ -216,9 +234,9 @@ def test_the_same_latents_give_the_same_image_and_others_another():
     assert (steady - noisy).abs().mean() > 0.01
 
 
-@pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_an_image_is_the_same_whatever_it_is_drawn_beside(eta):
-    pipe, h, order = little("epsilon"), rows(3), [2, 0, 1]
+@pytest.mark.parametrize(("eta", "conditioning"), [(0.0, "adagn"), *((1.0, c) for c in CONDITIONINGS)])
+def test_an_image_is_the_same_whatever_it_is_drawn_beside(eta, conditioning):
+    pipe, h, order = seasoned(conditioning, "epsilon"), rows(3), [2, 0, 1]
     generators = lambda: [seeded(s) for s in range(6)]  # noqa: E731
     settings = {"num_inference_steps": 3, "num_images_per_rep": 2, "eta": eta}
     plain = pipe(h, generator=generators(), **settings)
@@ -228,10 +246,12 @@ def test_an_image_is_the_same_whatever_it_is_drawn_beside(eta):
     torch.testing.assert_close(turned, plain.images.unflatten(0, (3, 2))[order], rtol=0, atol=1e-3)
     alone = pipe(h[1:2], generator=generators()[2:4], **settings).images
     torch.testing.assert_close(alone, plain.images[2:4], rtol=0, atol=1e-3)
+    assert pipe.unet.training  # drawing leaves it as it was
 
 
-def test_the_ends_of_an_interpolation_are_the_plain_samples():
-    pipe, (one, two) = little(), rows(2)
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_the_ends_of_an_interpolation_are_the_plain_samples(conditioning):
+    pipe, (one, two) = seasoned(conditioning), rows(2)
     z = torch.randn(1, 3, SIZE, SIZE, generator=seeded())
     way = torch.stack([(1 - a) * one + a * two for a in (0, 0.5, 1)])
     frames = pipe(way, latents=z, num_inference_steps=3).images
@@ -241,8 +261,9 @@ def test_the_ends_of_an_interpolation_are_the_plain_samples():
     assert (frames[0] - frames[2]).abs().mean() > 1e-3  # the condition is heard
 
 
-def test_guidance_of_one_is_a_single_pass_and_of_nothing_is_nothing():
-    pipe, h = little(), rows(2)
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_guidance_of_one_is_a_single_pass_and_of_nothing_is_nothing(conditioning):
+    pipe, h = seasoned(conditioning), rows(2)
     z = torch.randn(2, 3, SIZE, SIZE, generator=seeded())
     passed, forward = [], pipe.unet.forward
     pipe.unet.forward = lambda x, *a, **k: passed.append(len(x)) or forward(x, *a, **k)
@@ -283,6 +304,46 @@ def test_in_half_precision_the_images_are_about_the_same():
     full, half = draw(pipe), draw(pipe.to(torch.bfloat16))
     assert half.dtype is torch.float32
     assert 0 < (full - half).abs().mean() < 0.02
+
+
+# --- conditional batch normalisation ---------------------------------------------------------------------------------------
+
+
+def test_conditional_batch_normalisation_is_its_equation_and_is_in_every_residual_block():
+    pipe = seasoned("cbn", attention=1)
+    blocks = [m for m in pipe.unet.modules() if hasattr(m, "norm1")]
+    assert len(blocks) == 8  # two down, two in the middle, two a level up
+    assert not any(isinstance(part, torch.nn.GroupNorm) for block in blocks for part in block.modules())
+    norm = blocks[0].norm1
+    channels = norm.norm.num_features
+    x, c = torch.randn(4, channels, 3, 2, generator=seeded()), torch.randn(4, 512, generator=seeded(1))
+    said = c.double() @ norm.said.weight.double().T + norm.said.bias.double()
+    ran = norm.norm.running_mean.double(), norm.norm.running_var.double()
+    assert ran[0].abs().max() > 1e-3
+    for training in (False, True):
+        got = norm.train(training)(x, c)
+        for k in range(channels):
+            column = x[:, k].double()
+            mean, var = (column.mean(), column.var(correction=0)) if training else (ran[0][k], ran[1][k])
+            scale, shift = said[:, k, None, None], said[:, channels + k, None, None]
+            wanted = (column - mean) / (var + 1e-5).sqrt() * (1 + scale) + shift
+            torch.testing.assert_close(got[:, k].double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_block_without_condition_is_that_of_diffusers_with_another_norm():
+    """Time enters as there: with its GroupNorms in place of ours, the network says what the UNet of diffusers says."""
+    ours = wb.build_denoiser(D, SIZE, (8, 16), layers=2, attention=1, conditioning="cbn").unet.eval()
+    theirs = diffusers.UNet2DModel(**{k: v for k, v in ours.unet.config.items() if not k.startswith("_")}).eval()
+    for mine, other in zip(*([m for m in net.modules() if hasattr(m, "norm1")] for net in (ours, theirs)), strict=True):
+        for part in ("conv1", "conv2", "time_emb_proj", *(["conv_shortcut"] if other.conv_shortcut else [])):
+            getattr(other, part).load_state_dict(getattr(mine, part).state_dict())
+        for name in ("norm1", "norm2"):
+            getattr(mine, name).forward = functools.partial(lambda norm, x, c: norm(x), getattr(other, name))
+    rest = {k: v for k, v in ours.unet.state_dict().items() if ".resnets." not in k}
+    assert set(theirs.load_state_dict(rest, strict=False).unexpected_keys) == set()
+    x, t = torch.randn(2, 3, SIZE, SIZE, generator=seeded()), torch.tensor([3.0, 700.0])
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x, t, torch.randn(2, 512)).sample, theirs(x, t).sample, rtol=1e-5, atol=1e-5)
 
 
 # --- annealing -------------------------------------------------------------------------------------------------------------
@@ -467,15 +528,19 @@ for name in ("build_denoiser", "RepresentationProjector"):
         (lambda p: wb.build_denoiser(D, 15, (8, 8)), ValueError, "15 pixels cannot be halved 1 times.* at most 1 widths"),
         (lambda p: wb.build_denoiser(0, 16), ValueError, "features_dim is a whole number of at least 1, but got 0"),
         (lambda p: wb.build_denoiser(D, 16, ()), ValueError, "widths are filters of at least one level"),
-        (lambda p: wb.build_denoiser(D, 16, conditioning="cbn"), ValueError, "conditioning is one of 'adagn', but got 'cbn'"),
+        (lambda p: wb.build_denoiser(D, 16, conditioning="film"), ValueError, "one of 'adagn', 'cbn', but got 'film'"),
         (lambda p: wb.build_denoiser(D, 16, prediction="x"), ValueError, "is one of 'flow', 'epsilon', 'v', 'edm', but"),
         (lambda p: wb.RCDMPipeline(p.unet, wb.RepresentationProjector(D, 7), p.scheduler), ValueError, "of time, 32, but is 7"),
         (
             lambda p: wb.RCDMPipeline(diffusers.UNet2DModel(8, block_out_channels=(32,), down_block_types=("DownBlock2D",),
                                                             up_block_types=("UpBlock2D",)), p.projector, p.scheduler),
             ValueError,
-            'class_embed_type="identity", but got None; wb.build_denoiser makes one',
+            'class_embed_type="identity", but got a UNet2DModel of class_embed_type None; wb.build_denoiser makes one',
         ),
+        (lambda p: wb.RCDMPipeline(p.unet, p.projector, p.scheduler, conditioning="cbn"), ValueError,
+         "of conditioning 'cbn' the UNet is a BatchNormUNet, but got a UNet2DModel"),
+        (lambda p: wb.RCDMPipeline(little(conditioning="cbn").unet, p.projector, p.scheduler, conditioning="cbn"), ValueError,
+         "that of the UNet's condition, 512, but is 32"),
         (lambda p: wb.Representation(np.zeros((2, 5))), TypeError, r"a tensor of floats \(images, dimensions\), but got ndarray"),
         (lambda p: wb.Representation(torch.zeros(5)), TypeError, r"but got \(5,\) of torch.float32; one of them is h\[None\]"),
     ],

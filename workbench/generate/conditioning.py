@@ -1,4 +1,4 @@
-r"""What a denoiser is told of a representation: a vector as wide as its embedding of time, to which it is added.
+r"""What a denoiser is told of a representation: a vector, by default as wide as its embedding of time, to which it is added.
 
 .. math:: c = W \, \frac{h - \mu}{\sigma} + b
 
@@ -9,8 +9,8 @@ becomes scale and shift after a GroupNorm ("AdaGN"), as classes do in the guided
 
 References:
     High Fidelity Visualization of What Your Self-Supervised Representation Knows About (Bordes, Balestriero and Vincent, 2022),
-    https://arxiv.org/abs/2112.09164. Its text describes conditional batch normalisation; the released code and weights add
-    a linear map of h to the embedding of time, which is done here. They neither standardise h nor leave it out.
+    https://arxiv.org/abs/2112.09164. Its text describes conditional batch normalisation (``"cbn"``); the released code and
+    weights add a linear map of h to the embedding of time (``"adagn"``). They neither standardise h nor leave it out.
     Diffusion Models Beat GANs on Image Synthesis (Dhariwal and Nichol, 2021), section 3, https://arxiv.org/abs/2105.05233
     Classifier-Free Diffusion Guidance (Ho and Salimans, 2022), https://arxiv.org/abs/2207.12598
 """
@@ -39,7 +39,7 @@ class RepresentationProjector(ModelMixin, ConfigMixin):
 
     Arguments:
         features_dim: D.
-        width: Of the denoiser's embedding of time.
+        width: Of what the denoiser is told.
         hidden: Of a layer between, with SiLU; None for a linear map.
         source: Of the representations, see :class:`Representation`; :meth:`standardise` sets it, and :meth:`take` refuses others.
 

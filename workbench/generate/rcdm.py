@@ -1,8 +1,8 @@
 r"""Representation-conditioned diffusion (RCDM): images drawn so that they share one representation.
 
-What stays from sample to sample is in the representation, what varies is not. Built of Hugging Face diffusers: a
-``UNet2DModel`` that a :class:`RepresentationProjector` conditions, and any of its schedulers that fits what the network
-predicts. Guidance by w goes beyond the condition, away from what is predicted without one; 1 is no guidance:
+What stays from sample to sample is in the representation, what varies is not. Built of Hugging Face diffusers: a UNet that a
+:class:`RepresentationProjector` conditions, and any of its schedulers that fits what the network predicts. Guidance by w goes
+beyond the condition, away from what is predicted without one; 1 is no guidance:
 
 .. math:: F_w(x_t, h) = F(x_t, \emptyset) + w \, (F(x_t, h) - F(x_t, \emptyset))
 
@@ -21,7 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    ModelMixin,
+    UNet2DModel,
+)
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Bool, Float
@@ -29,12 +36,15 @@ from torch import Tensor
 
 from workbench.generate.annealing import annealed, share_kept
 from workbench.generate.conditioning import RepresentationProjector
+from workbench.generate.normalisation import BatchNormUNet
 from workbench.generate.representations import Representation
 from workbench.objectives.base import one_of
 from workbench.objectives.denoising import PREDICTIONS, SIGMA_DATA, alphas_bar
 
 __all__ = ["RCDMOutput", "RCDMPipeline", "build_denoiser"]
 
+CONDITIONINGS = ("adagn", "cbn")
+CONDITION = 512  # what the paper maps a representation to
 SAYS = {"epsilon": "epsilon", "v": "v_prediction", "flow": "flow_prediction", "edm": "epsilon"}  # in diffusers' words
 SCHEDULERS = {
     "flow": "FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, or one with prediction_type='flow_prediction'",
@@ -56,13 +66,13 @@ class RCDMPipeline(DiffusionPipeline):
     """Draws images of representations; :func:`build_denoiser` makes one, ``save_pretrained`` and ``from_pretrained`` keep it.
 
     Arguments:
-        unet: A ``UNet2DModel`` with ``class_embed_type="identity"``.
-        projector: As wide as its embedding of time.
+        unet: For ``"adagn"`` a ``UNet2DModel`` with ``class_embed_type="identity"``, for ``"cbn"`` a :class:`BatchNormUNet`.
+        projector: As wide as what the UNet is told.
         scheduler: Any of diffusers that fits the prediction; ``pipe.scheduler = Other.from_config(pipe.scheduler.config)`` takes
             another.
         prediction: What the network was trained to say: ``"flow"``, ``"epsilon"``, ``"v"`` or ``"edm"``, see
             :func:`diffusion_loss`.
-        conditioning: ``"adagn"``, see :class:`RepresentationProjector`.
+        conditioning: ``"adagn"`` or ``"cbn"``, see :func:`build_denoiser`.
 
     Raises:
         ValueError: If the parts do not fit each other, or the images cannot be halved as often as the UNet does.
@@ -72,7 +82,7 @@ class RCDMPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        unet: UNet2DModel,
+        unet: ModelMixin,
         projector: RepresentationProjector,
         scheduler: Any,
         prediction: str = "flow",
@@ -80,8 +90,7 @@ class RCDMPipeline(DiffusionPipeline):
     ) -> None:
         super().__init__()
         one_of("prediction", prediction, PREDICTIONS)
-        one_of("conditioning", conditioning, ("adagn",))
-        _check_parts(unet, projector)
+        _check_parts(unet, projector, conditioning)
         self.register_modules(unet=unet, projector=projector, scheduler=scheduler)
         self.register_to_config(prediction=prediction, conditioning=conditioning)
 
@@ -237,7 +246,9 @@ def build_denoiser(
         attention: How many of the last levels, and the middle, attend over space too.
         hidden: Width of a hidden layer of the projector; None for a linear one.
         prediction: ``"flow"`` (Euler steps), ``"epsilon"`` or ``"v"`` (DDIM), ``"edm"`` (EDM's Euler steps).
-        conditioning: ``"adagn"``.
+        conditioning: How a residual block is told: ``"adagn"``, by adding a linear map of the representation to the embedding of
+            time, which scales and shifts behind a GroupNorm (what the authors' code and weights do); or ``"cbn"``, by
+            conditional batch normalisation of 512 numbers (what the paper describes, see :class:`BatchNormUNet`).
 
     Raises:
         ValueError: If the images cannot be halved so often, or there is no such prediction or conditioning.
@@ -249,23 +260,31 @@ def build_denoiser(
         torch.Size([6, 3, 16, 16])
     """
     one_of("prediction", prediction, PREDICTIONS)
+    one_of("conditioning", conditioning, CONDITIONINGS)
     if not widths or min(widths) < 1 or not 0 <= attention <= len(widths):
         raise ValueError(f"widths are filters of at least one level, attention at most as many, but got {widths}, {attention}")
-    plain = len(widths) - attention
-    unet = UNet2DModel(
-        sample_size=image_size,
-        in_channels=channels,
-        out_channels=channels,
-        layers_per_block=layers,
-        block_out_channels=tuple(widths),
-        down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",) * attention,
-        up_block_types=("AttnUpBlock2D",) * attention + ("UpBlock2D",) * plain,
-        add_attention=attention > 0,
-        norm_num_groups=math.gcd(min(32, min(widths) // 4), *widths),  # of at least 4 filters, where there are so many
-        resnet_time_scale_shift="scale_shift",
-        class_embed_type="identity",
-    )
-    projector = RepresentationProjector(features_dim, 4 * widths[0], hidden)
+    shape = {
+        "sample_size": image_size,
+        "in_channels": channels,
+        "out_channels": channels,
+        "layers_per_block": layers,
+        "block_out_channels": tuple(widths),
+        "norm_num_groups": math.gcd(min(32, min(widths) // 4), *widths),  # of at least 4 filters, where there are so many
+    }
+    if conditioning == "cbn":
+        unet = BatchNormUNet(**shape, attention=attention, condition=CONDITION)
+    else:
+        plain = len(widths) - attention
+        unet = UNet2DModel(
+            **shape,
+            down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",) * attention,
+            up_block_types=("AttnUpBlock2D",) * attention + ("UpBlock2D",) * plain,
+            add_attention=attention > 0,
+            attn_norm_num_groups=shape["norm_num_groups"],
+            resnet_time_scale_shift="scale_shift",
+            class_embed_type="identity",
+        )
+    projector = RepresentationProjector(features_dim, CONDITION if conditioning == "cbn" else 4 * widths[0], hidden)
     return RCDMPipeline(unet, projector, _scheduler(prediction), prediction, conditioning)
 
 
@@ -307,17 +326,20 @@ def _scheduler(prediction: str) -> Any:
     )
 
 
-def _check_parts(unet: UNet2DModel, projector: RepresentationProjector) -> None:
-    if unet.config.class_embed_type != "identity":
+def _check_parts(unet: ModelMixin, projector: RepresentationProjector, conditioning: str) -> None:
+    one_of("conditioning", conditioning, CONDITIONINGS)
+    kind = {"adagn": UNet2DModel, "cbn": BatchNormUNet}[conditioning]
+    if not isinstance(unet, kind) or (conditioning == "adagn" and unet.config.class_embed_type != "identity"):
+        says = f" of class_embed_type {unet.config.class_embed_type!r}" if isinstance(unet, UNet2DModel) else ""
+        wanted = 'UNet2DModel with class_embed_type="identity"' if conditioning == "adagn" else kind.__name__
         raise ValueError(
-            f'a UNet that is conditioned on vectors has class_embed_type="identity", but got {unet.config.class_embed_type!r}; '
+            f"of conditioning {conditioning!r} the UNet is a {wanted}, but got a {type(unet).__name__}{says}; "
             f"wb.build_denoiser makes one"
         )
-    width = unet.time_embedding.linear_2.out_features
+    width = unet.config.condition if conditioning == "cbn" else unet.time_embedding.linear_2.out_features
     if projector.config.width != width:
-        raise ValueError(
-            f"the projector's width must be that of the UNet's embedding of time, {width}, but is {projector.config.width}"
-        )
+        what = "condition" if conditioning == "cbn" else "embedding of time"
+        raise ValueError(f"the projector's width must be that of the UNet's {what}, {width}, but is {projector.config.width}")
     halved = len(unet.config.block_out_channels) - 1
     for size in _size(unet):
         if size % 2**halved:
@@ -328,7 +350,7 @@ def _check_parts(unet: UNet2DModel, projector: RepresentationProjector) -> None:
             )
 
 
-def _size(unet: UNet2DModel) -> tuple[int, int]:
+def _size(unet: ModelMixin) -> tuple[int, int]:
     size = unet.config.sample_size
     return (size, size) if isinstance(size, int) else tuple(size)
 
