@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from diffusers import (
     DDIMScheduler,
+    DDPMScheduler,
     DiffusionPipeline,
     EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -67,12 +68,14 @@ class RCDMPipeline(DiffusionPipeline):
 
     Arguments:
         unet: For ``"adagn"`` a ``UNet2DModel`` with ``class_embed_type="identity"``, for ``"cbn"`` a :class:`BatchNormUNet`.
+            If it says twice as many channels as it sees, the second half is its variance, for schedulers that take it.
         projector: As wide as what the UNet is told.
         scheduler: Any of diffusers that fits the prediction; ``pipe.scheduler = Other.from_config(pipe.scheduler.config)`` takes
             another.
         prediction: What the network was trained to say: ``"flow"``, ``"epsilon"``, ``"v"`` or ``"edm"``, see
             :func:`diffusion_loss`.
         conditioning: ``"adagn"`` or ``"cbn"``, see :func:`build_denoiser`.
+        guided: Whether representations were withheld in training; if none was, no images are drawn without and none are guided.
 
     Raises:
         ValueError: If the parts do not fit each other, or the images cannot be halved as often as the UNet does.
@@ -87,12 +90,13 @@ class RCDMPipeline(DiffusionPipeline):
         scheduler: Any,
         prediction: str = "flow",
         conditioning: str = "adagn",
+        guided: bool = True,  # noqa: FBT001, FBT002
     ) -> None:
         super().__init__()
         one_of("prediction", prediction, PREDICTIONS)
         _check_parts(unet, projector, conditioning)
         self.register_modules(unet=unet, projector=projector, scheduler=scheduler)
-        self.register_to_config(prediction=prediction, conditioning=conditioning)
+        self.register_to_config(prediction=prediction, conditioning=conditioning, guided=guided)
 
     def predict(
         self,
@@ -102,7 +106,10 @@ class RCDMPipeline(DiffusionPipeline):
         dropped: Bool[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """Returns what the network says of noisy images, with gradients; ``dropped`` rows are given no representation."""
-        return self.unet(x, time, class_labels=self.projector(self.projector.take(h), dropped)).sample
+        return self._said(x, time, self.projector(self.projector.take(h), dropped))[:, : x.shape[1]]
+
+    def _said(self, x: Tensor, time: Tensor, told: Tensor) -> Tensor:
+        return self.unet(x, time, class_labels=told).sample
 
     @torch.no_grad()
     def __call__(
@@ -147,7 +154,13 @@ class RCDMPipeline(DiffusionPipeline):
         """
         one_of("output_type", output_type, ("pt", "np", "pil"))
         _check_annealing(annealing, tau1, tau2, psi)
+        if not self.config.guided and (representation is None or guidance_scale != 1):
+            raise ValueError(
+                "no representation was withheld when this denoiser was trained, so that it draws nothing without one and "
+                "cannot be guided: give a representation, and guidance_scale=1"
+            )
         extra = self._step_arguments(eta, generator)
+        channels = self.unet.config.out_channels if self._takes_variance() else self.unet.config.in_channels
         for name, value in {"num_images_per_rep": num_images_per_rep, "num_inference_steps": num_inference_steps}.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is a whole number of at least 1, but got {value!r}")
@@ -168,7 +181,7 @@ class RCDMPipeline(DiffusionPipeline):
                     noise = randn_tensor(z.shape, generator=generator, device=device, dtype=z.dtype)
                     told = self.projector.tell(annealed(z, noise, gamma, strength=annealing, psi=psi))
                 seen = self.scheduler.scale_model_input(x, t) if hasattr(self.scheduler, "scale_model_input") else x
-                said = self._guided(seen, t, told, null, guidance_scale)
+                said = self._guided(seen, t, told, null, guidance_scale)[:, :channels]
                 x = self.scheduler.step(said, t, x, **extra).prev_sample
                 bar.update()
         self.maybe_free_model_hooks()
@@ -184,9 +197,20 @@ class RCDMPipeline(DiffusionPipeline):
 
     def _guided(self, x: Tensor, t: Tensor, told: Tensor, null: Tensor, scale: float) -> Tensor:
         if scale in (0, 1):
-            return self.unet(x, t, class_labels=told if scale == 1 else null).sample
-        without, given = self.unet(torch.cat([x, x]), t, class_labels=torch.cat([null, told])).sample.chunk(2)
+            return self._said(x, t, told if scale == 1 else null)
+        without, given = self._said(torch.cat([x, x]), t, torch.cat([null, told])).chunk(2)
         return without + scale * (given - without)
+
+    def _takes_variance(self) -> bool:
+        """Whether the scheduler reads a variance in the second half of the channels; raises if it does and there is none."""
+        kind = self.scheduler.config.get("variance_type")
+        takes = isinstance(self.scheduler, DDPMScheduler) and kind in ("learned", "learned_range")
+        says, sees = self.unet.config.out_channels, self.unet.config.in_channels
+        if takes and says == sees:
+            raise ValueError(
+                f"the network says noise alone, but {kind!r} wants its variance too; take variance_type='fixed_small'"
+            )
+        return takes
 
     def _start(
         self, n: int, per_rep: int, latents: Tensor | None, generator: torch.Generator | list[torch.Generator] | None
@@ -285,7 +309,7 @@ def build_denoiser(
             class_embed_type="identity",
         )
     projector = RepresentationProjector(features_dim, CONDITION if conditioning == "cbn" else 4 * widths[0], hidden)
-    return RCDMPipeline(unet, projector, _scheduler(prediction), prediction, conditioning)
+    return RCDMPipeline(unet, projector, scheduler_of(prediction), prediction, conditioning)
 
 
 @contextmanager
@@ -310,7 +334,7 @@ def _check_annealing(strength: float, tau1: float, tau2: float, psi: float) -> N
         raise ValueError(f"psi is how far annealing restores mean and deviation, from 0 to 1, but got {psi}")
 
 
-def _scheduler(prediction: str) -> Any:
+def scheduler_of(prediction: str) -> Any:
     """Returns a scheduler that is told its noise in full: what one leaves to its defaults, another replaces by its own."""
     if prediction == "flow":
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
@@ -328,13 +352,13 @@ def _scheduler(prediction: str) -> Any:
 
 def _check_parts(unet: ModelMixin, projector: RepresentationProjector, conditioning: str) -> None:
     one_of("conditioning", conditioning, CONDITIONINGS)
-    kind = {"adagn": UNet2DModel, "cbn": BatchNormUNet}[conditioning]
-    if not isinstance(unet, kind) or (conditioning == "adagn" and unet.config.class_embed_type != "identity"):
-        says = f" of class_embed_type {unet.config.class_embed_type!r}" if isinstance(unet, UNet2DModel) else ""
-        wanted = 'UNet2DModel with class_embed_type="identity"' if conditioning == "adagn" else kind.__name__
+    fits = isinstance(unet, BatchNormUNet) if conditioning == "cbn" else hasattr(unet, "time_embedding")
+    said = unet.config.get("class_embed_type", "identity")
+    if not fits or said != "identity":
+        wanted = "BatchNormUNet" if conditioning == "cbn" else 'UNet2DModel with class_embed_type="identity"'
         raise ValueError(
-            f"of conditioning {conditioning!r} the UNet is a {wanted}, but got a {type(unet).__name__}{says}; "
-            f"wb.build_denoiser makes one"
+            f"of conditioning {conditioning!r} the UNet is a {wanted}, but got a {type(unet).__name__}"
+            f"{'' if said == 'identity' else f' of class_embed_type {said!r}'}; wb.build_denoiser makes one"
         )
     width = unet.config.condition if conditioning == "cbn" else unet.time_embedding.linear_2.out_features
     if projector.config.width != width:
