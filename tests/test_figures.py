@@ -17,6 +17,7 @@ from PIL import Image
 
 import workbench.figures
 from workbench.figures import (
+    agreement_bars,
     alignment_map,
     along_setting,
     choice_scatter,
@@ -30,8 +31,11 @@ from workbench.figures import (
     joint_map,
     landscape,
     layer_table,
+    mean_and_deviation,
     palette,
+    rank_curve,
     regret_table,
+    sample_rows,
     save,
     setting_dots,
     similarity_map,
@@ -66,6 +70,12 @@ HILLS = pd.DataFrame({"first": [0, 0, 0, 6, 6], "second": [6, 12, 18, 12, 18], "
 HELD = pd.DataFrame({"code": [0, 0, 1, 1, 2], "factor": list("xyxyx"), "value": [1.5, 0.1, 0.2, 0.8, 0.3], "n": 300})
 JOINT = pd.DataFrame({"x": [0, 0, 1, 2, 2], "y": [0, 1, 1, 1, 3], "share": [0.1, 0.2, 0.4, 0.1, 0.2]})
 WALK = np.arange(2 * 3 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 3, 4, 4)
+RANKS = pd.DataFrame({"eps": [0, 2, 4, 0, 2], "layer": ["a"] * 3 + ["b"] * 2, "measure": "mean rank", "chance": 50.5})
+RANKS = RANKS.assign(value=[2.0, 8, 30, 20, 50], low=[1.0, 5, 20, 15, 40], high=[4.0, 12, 40, 30, 60], candidates=100, sources=9)
+KEPT = pd.DataFrame({"factor": ["x", "x", "hue", "hue", "x"], "layer": list("ababa"), "measure": ["kept"] * 4 + ["probe"]})
+KEPT = KEPT.assign(value=[0.8, 0.3, 0.25, 0.3, 0.95], low=[0.7, 0.2, 0.2, 0.2, np.nan], high=[0.9, 0.4, 0.3, 0.4, np.nan])
+KEPT = KEPT.assign(chance=[0.2, 0.2, 0.125, 0.125, 0.2], sources=[9, 9, 9, 9, np.nan])
+DRAWN = np.linspace(0, 1, 10 * 3 * 4 * 4).reshape(10, 3, 4, 4)
 FIGURES: dict[str, Callable] = {
     "spectra": lambda: spectra(TABLE),
     "training_curves": lambda: training_curves(METRICS),
@@ -85,6 +95,10 @@ FIGURES: dict[str, Callable] = {
     "joint_map": lambda: joint_map(JOINT),
     "traversals": lambda: traversals(WALK, values=[-1, 0, 1], dead=[1], framed=0),
     "cut_table": lambda: cut_table(CUTS),
+    "sample_rows": lambda: sample_rows(PIXELS, DRAWN, rows=list("abcde"), headings=["1", "2"]),
+    "mean_and_deviation": lambda: mean_and_deviation(PIXELS, (DRAWN[::2], DRAWN[::2, 0]), rows=list("abcde")),
+    "rank_curve": lambda: rank_curve(RANKS, x="eps"),
+    "agreement_bars": lambda: agreement_bars(KEPT),
     "cut_curves": lambda: cut_curves(CUTS, factor="label", layer="backbone"),
 }
 NO_FIGURES = {"spectra_range", "palette", "image_sheet", "flatten", "save", "short_layers"}
@@ -924,3 +938,140 @@ def test_a_joint_map_leaves_what_never_occurs_white():
     assert (plot.state.x_range.start, plot.state.x_range.end, plot.state.y_range.end) == (-0.5, 2.5, 3.5)
     with pytest.raises(ValueError, match="several values for one x and y"):
         joint_map(pd.concat([JOINT, JOINT.assign(share=0.5)]))
+
+
+# --- samples of a representation ----------------------------------------------------------------------------------------------
+
+
+def sheet(figure) -> np.ndarray:
+    """The picture, row by row from above."""
+    return np.stack([figure.RGB.Sheet.dimension_values(i, flat=False)[::-1] for i in (2, 3, 4)], -1)
+
+
+def test_sample_rows_set_each_sample_beside_its_source():
+    first, second = DRAWN, np.round(255 * (1 - DRAWN[:5])).astype(np.uint8)
+    figure = sample_rows(PIXELS, {"backbone": first, "projector": second}, targets=PIXELS[::-1], size=12)
+    picture, gap, wide = sheet(figure), 1, 2
+    starts = [0, 4 + wide, 4 + wide + 4 + gap, 4 + 2 * wide + 2 * (4 + gap) - gap, 8 + 3 * wide + 2 * (4 + gap) - gap]
+    drawn = (255 * first).round().astype(np.uint8)
+    wanted = [PIXELS, drawn[::2], drawn[1::2], second, PIXELS[::-1]]
+    for left, images in zip(starts, wanted, strict=True):
+        for i, image in enumerate(images):
+            np.testing.assert_array_equal(picture[5 * i : 5 * i + 4, left : left + 4], image.transpose(1, 2, 0))
+    assert (picture[4::5] == 255).all() and (picture[:, 4:6] == 255).all()
+    state = hv.renderer("bokeh").get_plot(figure).state
+    assert (state.frame_width, state.frame_height) == (3 * picture.shape[1], 3 * picture.shape[0])  # squares of whole pixels
+    assert list(state.xaxis[0].major_label_overrides.values()) == ["source", "backbone", "projector", "target"]
+
+
+def test_the_mouse_reads_what_is_known_of_a_sample():
+    ranks = pd.DataFrame({"distance": np.arange(10) / 8, "rank": [1.5] + [1200.0] * 9, "nearest": range(10), "relative": 0.1})
+    figure = sample_rows(PIXELS, {"z": DRAWN}, ranks={"z": ranks}, rows=list("vwxyz"))
+    boxes = figure.Rectangles.Images.data
+    assert len(boxes) == 15
+    assert boxes.iloc[0][["what", "row", "distance", "rank", "nearest"]].tolist() == ["source", "v", "–", "–", "–"]
+    assert boxes.iloc[5][["what", "row", "distance", "rank", "nearest"]].tolist() == ["z, 1 of 2", "v", "0", "1.5", "0"]
+    assert boxes.iloc[14][["what", "row", "distance", "rank", "nearest"]].tolist() == ["z, 2 of 2", "z", "1.12", "1,200", "9"]
+    hover = hv.renderer("bokeh").get_plot(figure).state.select_one(HoverTool)
+    assert ("distance to the condition", "@{distance}") in hover.tooltips and (
+        "nearest real image",
+        "@{nearest}",
+    ) in hover.tooltips
+    plain = hv.renderer("bokeh").get_plot(sample_rows(PIXELS, DRAWN)).state.select_one(HoverTool)
+    assert [name for name, _ in plain.tooltips] == ["image", "row"]
+
+
+def test_samples_that_are_not_drawn_yet_are_grey_places():
+    half = np.where(np.arange(10)[:, None, None, None] < 3, DRAWN, np.nan)
+    picture = sheet(sample_rows(PIXELS, half, size=4))
+    assert (picture[5:9, 11:15] == picture[10:14, 6:10]).all() and picture[10, 6].tolist() == [236] * 3
+    np.testing.assert_array_equal(picture[5:9, 6:10], (255 * DRAWN[2]).round().transpose(1, 2, 0))
+
+
+def test_a_grid_of_sixteen_by_sixteen_is_one_small_picture():
+    small = np.zeros((256, 3, 16, 16), np.uint8)
+    figure = sample_rows(small[:16], small)
+    assert sheet(figure).shape == (16 * 17 - 1, 16 + 4 + 16 * 17 - 1, 3) and len(figure) == 2
+
+
+def test_means_and_deviations_stand_where_they_belong():
+    mean, deviation = DRAWN[:5], DRAWN[5:, 0] / 4
+    figure = mean_and_deviation(PIXELS, {"a": (mean, deviation), "b": (1 - mean, 2 * deviation)}, size=8)
+    picture, spread = sheet(figure), figure.Image.Deviation.dimension_values(2, flat=False)[::-1]
+    np.testing.assert_array_equal(picture[5:9, 6:10], (255 * mean[1]).round().transpose(1, 2, 0))
+    np.testing.assert_allclose(spread[5:9, 11:15], deviation[1])
+    np.testing.assert_allclose(spread[5:9, 22:26], 2 * deviation[1])
+    assert np.isnan(spread[:, :11]).all() and (picture[:, 11:15] == 255).all()
+    state = hv.renderer("bokeh").get_plot(figure).state
+    assert state.xaxis[0].major_label_overrides and state.right[0].color_mapper.high == pytest.approx(2 * deviation.max())
+    assert (
+        hv.renderer("bokeh").get_plot(mean_and_deviation(PIXELS, (mean, deviation), high=0.5)).state.right[0].color_mapper.high
+        == 0.5
+    )
+
+
+def test_rank_curves_draw_values_intervals_and_chance():
+    parts = drawn(rank_curve(RANKS, x="eps"))
+    assert list(parts["Curve a"]["value"]) == [2, 8, 30] and list(parts["Curve chance"]["value"]) == [50.5, 50.5, 50.5]
+    assert sorted(parts["Area a"]["y"]) == [1, 4, 5, 12, 20, 40]
+    plot = hv.renderer("bokeh").get_plot(rank_curve(RANKS, x="eps")).state
+    assert type(plot.y_scale).__name__ == "LogScale" and plot.yaxis[0].axis_label == "mean rank of the source among 100 images"
+    assert note(rank_curve(RANKS, x="eps")) == "bands: intervals over 9 sources. 1 is the best rank."
+    reciprocal = RANKS.assign(measure="MRR", value=1 / RANKS["value"], low=0.01, high=1.0, chance=0.05)
+    plot = hv.renderer("bokeh").get_plot(rank_curve(pd.concat([RANKS, reciprocal]), x="eps", measure="MRR")).state
+    assert type(plot.y_scale).__name__ == "LinearScale" and plot.y_range.start == 0
+
+
+def test_several_seeds_take_the_place_of_intervals():
+    seeds = pd.concat([RANKS.assign(seed=i, value=RANKS["value"] + 2 * i) for i in range(3)])
+    parts = drawn(rank_curve(seeds, x="eps"))
+    assert list(parts["Curve a"]["value"]) == [4, 10, 32] and sorted(parts["Area a"]["y"]) == [2, 6, 8, 12, 30, 34]
+    assert "one standard deviation over 3 seeds" in note(rank_curve(seeds, x="eps"))
+    bars = pd.concat([KEPT.assign(seed=i, value=KEPT["value"] + 0.02 * i) for i in range(3)])
+    figure = agreement_bars(bars)
+    assert list(figure.Rectangles.A.data["value"]) == pytest.approx([0.82, 0.27])
+    lines = next(e for e in figure if e.label == "interval").data
+    assert (lines["x1"] - lines["x0"]).tolist() == pytest.approx([0.04] * 4)
+
+
+def test_agreement_bars_are_beside_what_a_probe_reads():
+    figure = agreement_bars(KEPT)
+    parts = {element.label: element.data for element in figure}
+    assert parts["a"]["right"].tolist() == [0.8, 0.25] and parts["b"]["right"].tolist() == [0.3, 0.3]
+    assert parts["linear probe"]["value"].tolist() == [0.95]
+    assert parts["linear probe"]["place"][4] == pytest.approx((parts["a"]["bottom"][0] + parts["a"]["top"][0]) / 2)
+    assert parts["chance"]["x0"].tolist() == [0.2, 0.2, 0.125, 0.125]
+    assert parts["a"]["bottom"][0] > parts["b"]["top"][1] > parts["a"]["top"][2]  # first factor, first layer on top
+    assert note(figure) == "whiskers: intervals over 9 sources."
+    changes = KEPT[:4].assign(measure="changed").rename(columns={"layer": "change"}).drop(columns="chance")
+    names = {element.label for element in agreement_bars(changes, measure="changed", by="change")}
+    assert names == {"a", "b", "interval"}
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda: sample_rows(PIXELS, DRAWN[:9]), ValueError, "each of 5 sources, .* but got {'samples'"),
+        (lambda: sample_rows(PIXELS, DRAWN * 2), ValueError, "numbers from 0 to 1, but got float64 from 0 to 2"),
+        (lambda: sample_rows(PIXELS, DRAWN, rows=["a"]), ValueError, "1 rows for 5 sources of 2 samples; give 5"),
+        (lambda: sample_rows(PIXELS, DRAWN, headings=["a"]), ValueError, "1 headings for 5 sources of 2 samples; give 2"),
+        (lambda: sample_rows(PIXELS, DRAWN, ranks=RANKS), ValueError, "ranks have a row a sample, {'samples': 10}"),
+        (
+            lambda: mean_and_deviation(PIXELS, (DRAWN, DRAWN[:, 0])),
+            ValueError,
+            "means and deviations are of the 5 sources, 4 x 4",
+        ),
+        (lambda: mean_and_deviation(PIXELS, (DRAWN[:5], DRAWN[:5, 0]), rows=["a"]), ValueError, "1 rows for 5 sources; give 5"),
+        (lambda: rank_curve(RANKS, x="dose"), KeyError, "rank_curve needs the columns"),
+        (
+            lambda: rank_curve(RANKS, x="eps", measure="MRR"),
+            ValueError,
+            r"finds no 'MRR'; the table has the measures \['mean rank'\]",
+        ),
+        (lambda: rank_curve(pd.concat([RANKS, RANKS]), x="eps"), ValueError, "several values for one layer and eps"),
+        (lambda: agreement_bars(KEPT.drop(columns="factor")), KeyError, "agreement_bars needs the columns"),
+    ],
+)
+def test_figures_of_samples_say_what_does_not_fit(call, kind, words):
+    with pytest.raises(kind, match=words):
+        call()

@@ -52,6 +52,15 @@ def _channels_last(images: np.ndarray) -> np.ndarray:
     return np.broadcast_to(images, (*images.shape[:3], 3))
 
 
+def _bytes(images: np.ndarray) -> np.ndarray:
+    if images.dtype == np.uint8:
+        return images
+    low, high = float(images.min()), float(images.max())
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"images must be uint8 or numbers from 0 to 1, but got {images.dtype} from {low:g} to {high:g}")
+    return (255 * images).round().astype(np.uint8)
+
+
 def image_grid(
     images: np.ndarray,
     captions: Sequence[str] | None = None,

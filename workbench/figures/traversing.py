@@ -7,7 +7,7 @@ import holoviews as hv
 import numpy as np
 
 from workbench.figures import theme
-from workbench.figures.grids import _channels_last, image_sheet
+from workbench.figures.grids import _bytes, _channels_last, image_sheet
 
 __all__ = ["traversals"]
 
@@ -83,12 +83,3 @@ def traversals(
     looks |= {"width": steps * wide, "height": rows * high, "show_legend": False, "hooks": [theme.bare]}
     looks |= {"xlim": (-GAP / 2, steps * wide - GAP / 2), "ylim": (-rows * high + GAP / 2, GAP / 2)}
     return theme.frame(hv.Overlay(parts), title=title, **(looks | options))
-
-
-def _bytes(images: np.ndarray) -> np.ndarray:
-    if images.dtype == np.uint8:
-        return images
-    low, high = float(images.min()), float(images.max())
-    if not 0 <= low <= high <= 1:
-        raise ValueError(f"traversals needs uint8 or numbers from 0 to 1, but got {images.dtype} from {low:g} to {high:g}")
-    return (255 * images).round().astype(np.uint8)
