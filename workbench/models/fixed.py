@@ -11,11 +11,12 @@ place: :math:`z_i = \kappa^i h_i` with :math:`\kappa < 1`.
 
 import torch
 import torch.nn as nn
+from jaxtyping import Float
 from torch import Tensor
 
 from workbench.distributed import from_first
 
-__all__ = ["FixedProjector"]
+__all__ = ["FixedProjector", "LinearPixels"]
 
 KINDS = ("diagonal", "orthogonal", "resampled", "reweighted")
 
@@ -67,3 +68,24 @@ class FixedProjector(nn.Module):
             return h
         kept = from_first(torch.randperm(self.width, device=h.device))[: self.dim]  # all processes keep the same
         return h[:, kept]
+
+
+class LinearPixels(nn.Module):
+    """A backbone that is one linear map of the pixels, such as principal components are: a yardstick for what is learned.
+
+    Arguments:
+        pixels: Numbers of an image, C H W.
+        out: Width of the representation, kept in ``out``.
+
+    Example:
+        >>> LinearPixels(3 * 8 * 8, 16)(torch.ones(2, 3, 8, 8)).shape
+        torch.Size([2, 16])
+    """
+
+    def __init__(self, pixels: int, out: int) -> None:
+        super().__init__()
+        self.pixels, self.out = pixels, out
+        self.map = nn.Linear(pixels, out)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        return self.map(x.flatten(1))
