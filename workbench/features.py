@@ -228,7 +228,7 @@ def extract(
             factors["source"] = np.repeat(np.arange(len(images)), copies)
             factors["view"] = np.tile(np.arange(copies), len(images))
             with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                kinds = _kinds(_drawn(images, 0, views, seed, device).actions)
+                kinds = _kinds(drawn(images, 0, views, seed, device).actions)
             for (name, kind), column in zip(kinds.items(), store.taken(ACTIONS).T if kinds else (), strict=True):
                 factors[f"action.{name}"] = column.astype(kind)
         if isinstance(store, MemoryStore):
@@ -300,6 +300,11 @@ def _check(
         raise ValueError(f"tokens must be one of {', '.join(TOKENS)}, but is {tokens!r}")
     if out is None and world() > 1:
         raise ValueError("several processes extract together into one folder: say where with out=")
+    return named(model, layers)
+
+
+def named(model: nn.Module, layers: str | Sequence[str]) -> list[str]:
+    """Returns the layers' names, each once, or raises where there is none or the model has no such layer."""
     names = list(dict.fromkeys([layers] if isinstance(layers, str) else layers))
     if not names:
         raise ValueError("name at least one layer; wb.main_layers(model) gives those worth a look first, wb.layers(model) all")
@@ -342,16 +347,17 @@ def _batches(
         return
     step = max(size // BLOCK, 1) * BLOCK
     for a in range(start // BLOCK * BLOCK, last, step):
-        drawn = [_drawn(images, b, views, seed, device) for b in range(a, min(a + step, last), BLOCK)]
-        shown = [torch.cat(parts) for parts in zip(*(made.images for made in drawn), strict=True)]
-        did = [_numbers(made.actions) for made in drawn]
+        blocks = [drawn(images, b, views, seed, device) for b in range(a, min(a + step, last), BLOCK)]
+        shown = [torch.cat(parts) for parts in zip(*(made.images for made in blocks), strict=True)]
+        did = [_numbers(made.actions) for made in blocks]
         did = torch.cat(did) if all(part is not None for part in did) else None
         for b in range(max(start - a, 0), len(shown[0]), size):
             index = torch.arange(a + b, a + min(b + size, len(shown[0])))
             yield index, [x[b : b + size] for x in shown], None if did is None else did[b : b + size]
 
 
-def _drawn(images: Images, a: int, views: Callable, seed: int, device: torch.device) -> Views:
+def drawn(images: Images, a: int, views: Callable, seed: int, device: torch.device) -> Views:
+    """Returns the views of the block of images that starts at row ``a``, as :func:`extract` sees them."""
     index = torch.arange(a, min(a + BLOCK, len(images)))
     pixels = images.at(index).to(device, non_blocking=True)
     torch.manual_seed(mixed_seed(seed, a // BLOCK))

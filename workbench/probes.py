@@ -98,8 +98,12 @@ class LinearProbe(Classifier):
         return [torch.cat([back(t[:, :-1]), t[:, -1:]], 1) for t in found], passes
 
     def _logits(self, X: Matrix) -> Tensor:
-        x = as_matrix(X, like=self).to(self.coef_)
-        return ((x - self.mean_) / self.scale_) @ self.coef_.T + self.intercept_
+        return self.differentiable(as_matrix(X, like=self).to(self.coef_))
+
+    def differentiable(self, x: Tensor) -> Tensor:
+        """Returns the logits (N, K) of rows (N, D), in their precision, with gradients to the rows."""
+        coef, intercept, mean, scale = (t.to(x) for t in (self.coef_, self.intercept_, self.mean_, self.scale_))
+        return ((x - mean) / scale) @ coef.T + intercept
 
 
 class RidgeProbe(Estimator):

@@ -95,5 +95,10 @@ def represent(
     else:
         values = model.features(images, layer, tokens=tokens, progress=progress)[layer]
         model = model.model()
+    return Representation(values, record(model, layer, tokens))
+
+
+def record(model: nn.Module, layer: str, tokens: str) -> dict[str, Any]:
+    """Returns what representations of a layer were taken from, as a :class:`Representation` keeps it."""
     pixels = {k: list(getattr(model, k)) for k in ("mean", "std") if isinstance(getattr(model, k, None), list | tuple)}
-    return Representation(values, {"model": digest(model), "layer": layer, "tokens": tokens} | pixels)
+    return {"model": digest(model), "layer": layer, "tokens": tokens} | pixels
