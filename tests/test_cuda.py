@@ -344,6 +344,7 @@ VIEWS = {
     "Noise": lambda images: wb.Noise(),
     "Rerender": lambda images: wb.Rerender(images),
     "Plain": lambda images: wb.Plain(size=20),
+    "Rotate": lambda images: wb.Rotate(),
 }
 
 

@@ -28,6 +28,7 @@ from workbench.views.noise import Noise
 from workbench.views.plain import Plain
 from workbench.views.presets import AUGMENTATIONS, MULTICROPS
 from workbench.views.rerender import Rerender
+from workbench.views.rotate import Rotate
 from workbench.views.spatial import blur, flip, resized_crop
 
 TOLERANCE = 5e-6  # of float32 images in [0, 1]: a few roundings; hue, which divides by max - min, gets four times as much
@@ -254,6 +255,7 @@ MAKERS = {
     "colourless": Augment(3, jitter=(0.0, 0.0, 0.0, 0.0), grey=1.0),
     "multicrop": MultiCrop(2, 3, small_size=8, blur=0.5),
     "noise": Noise(2),
+    "rotate": Rotate(2),
     "plain": Plain(2),
     "resized": Plain(1, size=7),
     **{name: Augment.preset(name) for name in AUGMENTATIONS},
@@ -415,7 +417,7 @@ def test_augment_says_what_is_wrong(arguments, message):
         Augment(**arguments)
 
 
-@pytest.mark.parametrize("maker", [Augment(2), MultiCrop(1, 1), Noise(), Plain()])
+@pytest.mark.parametrize("maker", [Augment(2), MultiCrop(1, 1), Noise(), Plain(), Rotate()])
 def test_makers_say_what_pixels_they_want(maker):
     with pytest.raises(TypeError, match=r"uint8 pixels from 0 to 255, but got torch.float32"):
         maker(torch.rand(2, 3, 8, 8), torch.arange(2))

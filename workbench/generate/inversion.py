@@ -37,13 +37,14 @@ from workbench.objectives.base import one_of
 
 __all__ = ["INVERSIONS", "Inverted", "invert", "inverting"]
 
-INVERSIONS = {  # shares: of the side, stage by stage
-    "pixels": {"shares": (1.0,), "smooth": 0.01, "jitter": 1 / 16, "colour": 0.0, "copies": 1, "lr": 0.05},
+INVERSIONS = {  # shares: of the side, stage by stage; noise: what the start varies by, about grey
+    "pixels": {"shares": (1.0,), "noise": 0.1, "smooth": 10.0, "jitter": 1 / 16, "colour": 0.0, "copies": 1, "lr": 0.05},
     "plug-in": {
         "shares": tuple(k / 8 for k in range(2, 9)),
+        "noise": 1.0,
         "smooth": 0.0,
         "jitter": 1 / 7,
-        "colour": 0.1,
+        "colour": 0.05,
         "copies": 8,
         "lr": 0.05,
     },
@@ -135,7 +136,7 @@ def inverting(
         jitter: Largest shift, as a share of the side.
         colour: Strength s of the colours' shift: mu is uniform from -s to s, sigma is e to such a number. The paper's is 1.
         copies: Augmented copies whose losses are averaged.
-        lr: Of Adam, in pixels' range; it falls to 0 by a cosine in each stage.
+        lr: Of Adam, as a share of the pixels' range; it falls to 0 by a cosine in each stage.
         tokens: As of :func:`extract`.
         seed: Of the noise at the start, and of what is drawn in each step.
         batch_size: Images and copies that are in memory at a time; results do not change but for rounding.
@@ -170,7 +171,7 @@ def inverting(
 
     x, step = None, 0
     for size, end in zip(sizes, ends, strict=True):
-        x = _canvas(x, size, len(target), channels, draws)
+        x = _canvas(x, size, len(target), channels, draws, chosen["noise"])
         if step == 0:
             yield look(x, 0)
         optimiser = torch.optim.Adam([x], lr=chosen["lr"], betas=(0.5, 0.99))
@@ -194,9 +195,10 @@ def inverting(
             yield look(x, step)
 
 
-def _canvas(x: Tensor | None, size: int, n: int, channels: int, draws: torch.Generator) -> Tensor:
+def _canvas(x: Tensor | None, size: int, n: int, channels: int, draws: torch.Generator, amount: float) -> Tensor:
     """Returns noise, the same for every image, and in its middle the images so far, enlarged by half of the growth."""
-    noise = torch.rand(1, channels, size, size, generator=draws).repeat(n, 1, 1, 1)
+    drawn = torch.rand(1, channels, size, size, generator=draws)
+    noise = (0.5 + amount * (drawn - 0.5)).repeat(n, 1, 1, 1)
     if x is None:
         return noise
     inner = (x.shape[2] + size) // 2
@@ -243,8 +245,7 @@ def _check(chosen: dict[str, Any], whole: dict[str, int]) -> None:
     for name, value in {**whole, "copies": chosen["copies"]}.items():
         if isinstance(value, bool) or value != int(value) or value < 1:
             raise ValueError(f"{name} is a whole number of at least 1, but got {value!r}")
-    for name, most in (("smooth", float("inf")), ("jitter", 1.0), ("colour", float("inf")), ("lr", float("inf"))):
-        if not 0 <= chosen[name] <= most or (name == "lr" and not chosen[name]):
-            raise ValueError(
-                f"{name} is {'above 0' if name == 'lr' else 'from 0 to 1' if most == 1 else 'at least 0'}, but got {chosen[name]}"
-            )
+    ranges = {"smooth": (0, float("inf")), "jitter": (0, 1), "colour": (0, float("inf")), "lr": (0, 1)}
+    for name, (low, high) in ranges.items():
+        if not low <= chosen[name] <= high:
+            raise ValueError(f"{name} is from {low} to {high}, but got {chosen[name]}")

@@ -140,7 +140,7 @@ def common_dimensions(
     return common[0] if len(rows) == 1 else common
 
 
-def is_sparse(h: Rows, *, least: float = 0.05) -> bool:
+def is_sparse(h: Rows, *, least: float = 0.1) -> bool:
     """Returns whether features are sparse: at least that share of all numbers is exactly 0, as after a ReLU.
 
     Example:
