@@ -13,7 +13,7 @@ import torch.nn as nn
 import torchvision.transforms.v2.functional as reference
 
 import workbench as wb
-from workbench.generate.reading import as_pixels
+from workbench.generate.pixels import as_pixels
 
 D, SIZE = 5, 8
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from workbench.core import mixed_seed
 from workbench.data.images import Images
-from workbench.generate.reading import as_pixels, reading
+from workbench.generate.pixels import as_pixels, reading
 from workbench.probes import LinearProbe
 
 __all__ = ["attacked"]
