@@ -28,8 +28,8 @@ from workbench.views.noise import Noise
 from workbench.views.plain import Plain
 from workbench.views.presets import AUGMENTATIONS, MULTICROPS
 from workbench.views.rerender import Rerender
-from workbench.views.rotate import Rotate
 from workbench.views.spatial import blur, flip, resized_crop
+from workbench.views.turning import Rotate
 
 TOLERANCE = 5e-6  # of float32 images in [0, 1]: a few roundings; hue, which divides by max - min, gets four times as much
 

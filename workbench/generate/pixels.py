@@ -19,7 +19,7 @@ from workbench.features import BLOCK, all_digits, drawn, named
 from workbench.generate.representations import Representation, record
 from workbench.pooling import Listening
 from workbench.views.augment import Augment
-from workbench.views.rotate import Rotate
+from workbench.views.turning import Rotate
 
 __all__ = ["MOVES", "Seen", "reading", "represent_pixels", "represent_views"]
 
