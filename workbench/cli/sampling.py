@@ -17,7 +17,9 @@ def denoise(args: argparse.Namespace) -> None:
 
     run = Run(args.run, allow=args.allow)
     images = given_images(args, run) or run.images()
-    asked = {k: getattr(args, k) for k in ("epochs", "batch_size", "lr", "seed") if getattr(args, k) is not None}
+    asked = {
+        k: getattr(args, k) for k in ("epochs", "batch_size", "lr", "seed", "compile") if getattr(args, k) not in (None, False)
+    }
     trainer = Trainer(**{"epochs": 10, "batch_size": 64, "lr": 2e-3, "weight_decay": 0.0} | asked) if asked else None
     settings = {k: getattr(args, k) for k in ("widths", "prediction", "conditioning", "minutes") if getattr(args, k) is not None}
     for layer in args.layers:
@@ -39,9 +41,10 @@ def denoise_options(parser: argparse.ArgumentParser) -> None:
     add("--attention", type=int, default=0, help="how many of the last levels attend over space; default 0")
     add("--prediction", help="flow, epsilon, v or edm; default flow")
     add("--conditioning", help="adagn, cbn or xattn; default adagn")
-    add("--epochs", type=int, help="by default so many that 57,600 images are seen; 10 where batches or rate are set")
+    add("--epochs", type=int, help="by default so many that 57,600 images are seen; 10 where anything of the training is set")
     add("--batch-size", type=int, help="default 64")
     add("--lr", type=float, help="default 2e-3")
     add("--seed", type=int, help="default 0")
+    add("--compile", action="store_true", help="compile the step; pays on a GPU after a minute")
     add("--minutes", type=float, help="stop each training after so much, to be gone on with")
     add("--no-progress", action="store_true", help="show no bar")
