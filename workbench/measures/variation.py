@@ -103,9 +103,9 @@ def sample_variation(
         interval, resamples, seed: Of the intervals, from random halves of the sources; with fewer than four there are none (NaN).
 
     Returns:
-        Columns ``measure``, ``value``, ``low``, ``high``, ``n`` samples and ``sources``; rows ``"of one source"`` (the root of
-        the mean squared difference of two samples, in pixel values from 0 to 1), ``"of two sources"`` (the same) and
-        ``"share"``, the one squared by the other squared: 0 where a representation leaves no choice, 1 where it says nothing.
+        Columns ``measure``, ``value``, ``low``, ``high``, ``n`` samples, ``sources``, ``interval``; rows ``"of one source"``
+        (the root of the mean squared difference of two samples, in pixel values from 0 to 1), ``"of two sources"`` (the same)
+        and ``"share"``, the one squared by the other squared: 0 where a representation leaves no choice, 1 where it says nothing.
 
     Raises:
         ValueError: As of :func:`sample_maps`, or if there are fewer than two sources.
@@ -124,7 +124,7 @@ def sample_variation(
     around = x.var(1).mean(1)  # E |x - mean|^2 of a source, which its mean no longer has
     z = np.concatenate([own[:, None], around[:, None], x.mean(1) / x.shape[2] ** 0.5], 1)
     got = by_source(_variation, z, np.arange(len(z)), interval, resamples, seed)
-    table = got.table()[["measure", "value", "low", "high"]].assign(n=len(x) * copies, sources=len(x))
+    table = got.table()[["measure", "value", "low", "high"]].assign(n=len(x) * copies, sources=len(x), interval=interval)
     return table.assign(low=table["low"].clip(lower=0))
 
 
