@@ -82,7 +82,7 @@ def test_every_file_lists_its_public_names_and_has_them():
             continue
         assert listed is not None, f"{module} has no literal __all__"
         assert [n for n in listed if not hasattr(loaded, n)] == [], module
-        assert sorted(listed, key=str.lower) == sorted(set(listed), key=str.lower), f"{module} names something twice"
+        assert sorted(listed) == sorted(set(listed)), f"{module} names something twice"
 
 
 def test_every_public_name_can_be_had_from_the_top_and_from_its_folder():
