@@ -194,6 +194,20 @@ def test_random_dimensions_are_as_many_and_any():
     assert (often - 7 / 40).abs().max() < 5 * (7 / 40 * 33 / 40 / 400) ** 0.5
 
 
+def test_common_dimensions_change_samples_more_than_as_many_others(tmp_path):
+    run, images = wb.demo_run(tmp_path / "demo"), wb.sprites(600, size=16, shapes=("heart", "arrow", "ell"), seed=3)
+    pipe = wb.denoisers(run)["backbone"].model().pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    gallery = wb.represent(run.model(), images, "backbone")
+    h, common = gallery[:16], wb.common_dimensions(gallery[:16], gallery)
+    draw = lambda h: pipe(h, latents=wb.shared_noise(pipe, 1), num_inference_steps=6).images  # noqa: E731
+    plain, none = draw(h), draw(wb.manipulate(h, torch.zeros_like(common)))
+    assert torch.equal(plain, none) and 0 < common.double().mean() < 1
+    others = [wb.random_dimensions(common, seed=s) for s in range(2)]
+    changed, *random = ((draw(wb.manipulate(h, which)) - plain).abs().mean() for which in (common, *others))
+    assert 0.01 < max(random) < changed
+
+
 # --- out of distribution ---------------------------------------------------------------------------------------------------
 
 
@@ -404,7 +418,7 @@ def test_of_a_linear_encoder_the_inversion_is_the_solution_of_its_equation():
             row = torch.zeros(n, dtype=torch.float64)
             row[i * side + j], row[k * side + m] = 1, -1
             rough += row[:, None] * row
-    settings = {"image_size": side, "steps": 1500, "jitter": 0.0, "smooth": 0.1, "progress": False}
+    settings = {"image_size": side, "steps": 1000, "jitter": 0.0, "smooth": 0.1, "progress": False}
     found = wb.invert(Flat(matrix), h.float(), "map", **settings)
     for row, image, distance in zip(h, found.images, found.distance, strict=True):
         size = row.square().sum()

@@ -6,14 +6,15 @@ of smoothness (``"pixels"``), or what augmented copies must all agree in (``"plu
 .. math:: \min_{x \in [0, 1]} \frac{\lVert \varphi(T x) - h \rVert^2}{\lVert h \rVert^2} + \lambda \, \frac{1}{CHW} \sum
           \lVert \nabla x \rVert^2
 
-with T drawn anew in each step. ``"pixels"``: T shifts the image by up to a sixteenth of its side, :math:`\lambda > 0`.
-``"plug-in"``: :math:`\lambda = 0`; T shifts by up to a seventh of the side, around which the image is wrapped, and shifts the
-colours of several copies, :math:`\sigma_c x_c + \mu_c`, whose losses are averaged; and the image grows in seven stages, from a
-quarter of its side by eighths: half of the growth enlarges what is there (zoom), half surrounds it by noise (centering).
+with T drawn anew in each step, a shift by up to a sixteenth of the side, around which the image is wrapped. ``"pixels"`` has
+:math:`\lambda > 0`. ``"plug-in"`` has none; T shifts the colours of several copies too, :math:`\sigma_c x_c + \mu_c`, whose
+losses are averaged; and the image grows in seven stages, from a quarter of its side by eighths: half of the growth enlarges
+what is there (zoom), half surrounds it by noise (centering).
 
 What is simpler than the papers: the box [0, 1] stands for the first one's penalty of large values, and Adam for its descent with
 momentum. The second inverts classes, by networks that take images of any size: here the image in the making is enlarged to the
-size that the model knows, and colours shift by less, since a representation holds colours, which a class does not.
+size that the model knows; and place and colours shift by less (there a seventh of the side, and a strength of 1), since a
+representation holds both, and a class does not.
 
 References:
     Understanding Deep Image Representations by Inverting Them (Mahendran and Vedaldi, 2015), https://arxiv.org/abs/1412.0035
@@ -43,7 +44,7 @@ INVERSIONS = {  # shares: of the side, stage by stage; noise: what the start var
         "shares": tuple(k / 8 for k in range(2, 9)),
         "noise": 1.0,
         "smooth": 0.0,
-        "jitter": 1 / 7,
+        "jitter": 1 / 16,
         "colour": 0.05,
         "copies": 8,
         "lr": 0.05,
