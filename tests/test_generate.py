@@ -21,7 +21,8 @@ import workbench as wb
 from workbench.objectives.denoising import PREDICTIONS, alphas_bar, levels, noised
 
 D, SIZE = 5, 8
-CONDITIONINGS = ("adagn", "cbn")
+CONDITIONINGS = ("adagn", "cbn", "xattn")
+TOKENS = 4
 SCHEDULERS = {
     "flow": ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"],
     "epsilon": ["DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"],
@@ -38,7 +39,8 @@ def seeded(seed=0):
 def little(prediction="flow", size=SIZE, widths=(8, 16), **settings):
     """An untrained denoiser whose null differs from nought, so that no condition is not the condition 0."""
     torch.manual_seed(0)
-    pipe = wb.build_denoiser(D, size, widths, prediction=prediction, **settings)
+    tokens = TOKENS if settings.get("conditioning") == "xattn" else None
+    pipe = wb.build_denoiser(D, size, widths, prediction=prediction, tokens=tokens, **settings)
     pipe.set_progress_bar_config(disable=True)
     torch.nn.init.normal_(pipe.projector.null)
     return pipe
@@ -47,16 +49,17 @@ def little(prediction="flow", size=SIZE, widths=(8, 16), **settings):
 def seasoned(conditioning, prediction="flow", **settings):
     """One whose running statistics, if it has any, are no longer those of a new network; still in training mode."""
     pipe = little(prediction, conditioning=conditioning, **settings)
-    for step in range(3):
-        with torch.no_grad():
-            wb.diffusion_loss(
-                pipe.predict, torch.rand(16, 3, SIZE, SIZE), rows(16), prediction=prediction, generator=seeded(step)
-            )
+    h = rows(16, 1, conditioning)
+    with torch.no_grad():
+        for step in range(3):
+            x = torch.rand(16, 3, SIZE, SIZE, generator=seeded(step))
+            wb.diffusion_loss(pipe.predict, x, h, prediction=prediction, generator=seeded(step))
     return pipe
 
 
-def rows(n=3, seed=1):
-    return torch.randn(n, D, generator=seeded(seed))
+def rows(n=3, seed=1, conditioning="adagn"):
+    shape = (n, TOKENS, D) if conditioning == "xattn" else (n, D)
+    return torch.randn(shape, generator=seeded(seed))
 
 
 def diffused(pipe, scheduler):
@@ -126,7 +129,9 @@ def test_the_loss_withholds_the_share_that_was_asked_for_and_descends_every_para
         wb.diffusion_loss(keep, torch.rand(2000, 1, 1, 1), torch.zeros(2000, D), null=null, generator=seeded())
     assert [away.double().mean().item() for away in dropped] == pytest.approx([0, 0.25, 1], abs=0.03)
     pipe = little(conditioning=conditioning)
-    wb.diffusion_loss(pipe.predict, torch.rand(8, 3, SIZE, SIZE), rows(8), null=0.5, generator=seeded()).backward()
+    wb.diffusion_loss(
+        pipe.predict, torch.rand(8, 3, SIZE, SIZE), rows(8, 1, conditioning), null=0.5, generator=seeded()
+    ).backward()
     for part in (pipe.unet, pipe.projector):
         assert {n for n, p in part.named_parameters() if p.grad is None or not p.grad.any()} == set()
 
@@ -207,7 +212,7 @@ def test_guidance_arrives_where_its_equation_says(scale):
 )
 def test_saved_and_loaded_it_draws_the_same_to_the_last_bit(prediction, conditioning, tmp_path):
     pipe = seasoned(conditioning, prediction, hidden=7, attention=1)
-    h = wb.Representation(3 + 2 * rows(20), {"model": "1f", "layer": "backbone", "mean": (0.5,)})
+    h = wb.Representation(3 + 2 * rows(20, 1, conditioning), {"model": "1f", "layer": "backbone", "mean": (0.5,)})
     pipe.projector.standardise(h)
     pipe.save_pretrained(tmp_path)
     again = wb.RCDMPipeline.from_pretrained(tmp_path)
@@ -236,7 +241,7 @@ def test_the_same_latents_give_the_same_image_and_others_another():
 
 @pytest.mark.parametrize(("eta", "conditioning"), [(0.0, "adagn"), *((1.0, c) for c in CONDITIONINGS)])
 def test_an_image_is_the_same_whatever_it_is_drawn_beside(eta, conditioning):
-    pipe, h, order = seasoned(conditioning, "epsilon"), rows(3), [2, 0, 1]
+    pipe, h, order = seasoned(conditioning, "epsilon"), rows(3, 1, conditioning), [2, 0, 1]
     generators = lambda: [seeded(s) for s in range(6)]  # noqa: E731
     settings = {"num_inference_steps": 3, "num_images_per_rep": 2, "eta": eta}
     plain = pipe(h, generator=generators(), **settings)
@@ -251,7 +256,7 @@ def test_an_image_is_the_same_whatever_it_is_drawn_beside(eta, conditioning):
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_the_ends_of_an_interpolation_are_the_plain_samples(conditioning):
-    pipe, (one, two) = seasoned(conditioning), rows(2)
+    pipe, (one, two) = seasoned(conditioning), rows(2, 1, conditioning)
     z = torch.randn(1, 3, SIZE, SIZE, generator=seeded())
     way = torch.stack([(1 - a) * one + a * two for a in (0, 0.5, 1)])
     frames = pipe(way, latents=z, num_inference_steps=3).images
@@ -263,7 +268,7 @@ def test_the_ends_of_an_interpolation_are_the_plain_samples(conditioning):
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_guidance_of_one_is_a_single_pass_and_of_nothing_is_nothing(conditioning):
-    pipe, h = seasoned(conditioning), rows(2)
+    pipe, h = seasoned(conditioning), rows(2, 1, conditioning)
     z = torch.randn(2, 3, SIZE, SIZE, generator=seeded())
     passed, forward = [], pipe.unet.forward
     pipe.unet.forward = lambda x, *a, **k: passed.append(len(x)) or forward(x, *a, **k)
@@ -344,6 +349,77 @@ def test_a_block_without_condition_is_that_of_diffusers_with_another_norm():
     x, t = torch.randn(2, 3, SIZE, SIZE, generator=seeded()), torch.tensor([3.0, 700.0])
     with torch.no_grad():
         torch.testing.assert_close(ours(x, t, torch.randn(2, 512)).sample, theirs(x, t).sample, rtol=1e-5, atol=1e-5)
+
+
+# --- attention to tokens ---------------------------------------------------------------------------------------------------
+
+
+def test_tokens_are_told_apart_by_their_place_and_by_nothing_else():
+    pipe, h = little(conditioning="xattn"), rows(2, 1, "xattn")
+    x, t = torch.randn(2, 3, SIZE, SIZE, generator=seeded()), torch.full((2,), 500.0)
+    turned = h[:, [2, 0, 3, 1]]
+    with torch.no_grad():
+        assert (pipe.predict(x, t, h) - pipe.predict(x, t, turned)).abs().max() > 1e-4
+        pipe.projector.places.zero_()
+        torch.testing.assert_close(pipe.predict(x, t, h), pipe.predict(x, t, turned), rtol=1e-4, atol=1e-5)
+
+
+def test_the_null_in_place_of_every_token_is_one_token():
+    pipe = little(conditioning="xattn")
+    x, t = torch.randn(2, 3, SIZE, SIZE, generator=seeded()), torch.full((2,), 500.0)
+    with torch.no_grad():
+        away = pipe.predict(x, t, rows(2, 1, "xattn"), torch.ones(2, dtype=torch.bool))
+        one = pipe.unet(x, t, encoder_hidden_states=pipe.projector.null.expand(2, 1, -1)).sample
+    torch.testing.assert_close(away, one, rtol=1e-4, atol=1e-5)
+
+
+def test_every_token_of_a_layer_is_a_place_of_its_map_in_order():
+    images, seen = wb.garments(5), []
+    torch.manual_seed(0)
+    model = wb.build_encoder("convnet", "8", width=4)
+    layer = "backbone.stage2"
+    hook = model.get_submodule(layer).register_forward_hook(lambda _m, _g, out: seen.append(out.clone()))
+    h = wb.represent(model, images, layer, tokens="all", batch_size=5)
+    hook.remove()
+    (maps,) = seen
+    _, channels, height, width = maps.shape
+    assert h.values.shape == (5, height * width, channels)
+    assert h.source["tokens"] == "all"
+    for y, x in [(0, 0), (0, 1), (height - 1, 2)]:
+        assert torch.equal(h.values[:, y * width + x], maps[:, :, y, x])
+    pooled = wb.represent(model, images, layer)
+    torch.testing.assert_close(h.values.mean(1), pooled.values, rtol=1e-5, atol=1e-6)
+    assert h[2].values.shape == h[2:3].values.shape == (1, height * width, channels)
+    pipe = wb.build_denoiser(channels, SIZE, (8,), conditioning="xattn", tokens=height * width)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.projector.standardise(h)
+    z = pipe.projector.standardised(h.values).flatten(0, 1)
+    assert z.mean(0).abs().max() < 1e-4
+    assert pipe(h[:2], num_inference_steps=1).images.shape == (2, 3, SIZE, SIZE)
+    with pytest.raises(ValueError, match="made for: tokens 'mean' instead of 'all'"):
+        pipe(pooled)
+    with pytest.raises(
+        ValueError, match="'backbone': it gives one vector an image, no tokens; take tokens='mean', or an earlier"
+    ):
+        wb.represent(model, images, "backbone", tokens="all")
+    with pytest.raises(KeyError, match="no layer 'head'"):
+        wb.represent(model, images, "head", tokens="all")
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_every_conditioning_is_trained_kept_and_read_as_a_run(conditioning, tmp_path):
+    images, h = wb.sprites(32, size=8, seed=0), wb.Representation(rows(32, 1, conditioning), {"layer": "backbone"})
+    trainer = wb.Trainer(epochs=2, batch_size=16, lr=2e-3, weight_decay=0.0, device="cpu", precision="fp32")
+    torch.manual_seed(0)
+    model = wb.Denoiser.of(h, SIZE, (8, 16), conditioning=conditioning)
+    run = trainer.fit(model, wb.Denoising(decay=0.5), images, wb.Conditioned(h), out=tmp_path / "run", progress=False)
+    drawn = []
+    for each in (model, run.model(), wb.Run(run.path).model()):
+        pipe = each.pipeline()
+        pipe.set_progress_bar_config(disable=True)
+        drawn.append(pipe(h[:2], num_inference_steps=2, guidance_scale=2.0, generator=seeded()).images)
+    assert torch.equal(drawn[1], drawn[2])
+    torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=1e-4)  # its memory lies otherwise after training
 
 
 # --- annealing -------------------------------------------------------------------------------------------------------------
@@ -528,7 +604,7 @@ for name in ("build_denoiser", "RepresentationProjector"):
         (lambda p: wb.build_denoiser(D, 15, (8, 8)), ValueError, "15 pixels cannot be halved 1 times.* at most 1 widths"),
         (lambda p: wb.build_denoiser(0, 16), ValueError, "features_dim is a whole number of at least 1, but got 0"),
         (lambda p: wb.build_denoiser(D, 16, ()), ValueError, "widths are filters of at least one level"),
-        (lambda p: wb.build_denoiser(D, 16, conditioning="film"), ValueError, "one of 'adagn', 'cbn', but got 'film'"),
+        (lambda p: wb.build_denoiser(D, 16, conditioning="film"), ValueError, "one of 'adagn', 'cbn', 'xattn', but got 'film'"),
         (lambda p: wb.build_denoiser(D, 16, prediction="x"), ValueError, "is one of 'flow', 'epsilon', 'v', 'edm', but"),
         (lambda p: wb.RCDMPipeline(p.unet, wb.RepresentationProjector(D, 7), p.scheduler), ValueError, "of time, 32, but is 7"),
         (
@@ -537,6 +613,16 @@ for name in ("build_denoiser", "RepresentationProjector"):
             ValueError,
             'class_embed_type="identity", but got a UNet2DModel of class_embed_type None; wb.build_denoiser makes one',
         ),
+        (lambda p: p(rows(2, 1, "xattn")), ValueError,
+         r"representations \(B, 5\), but got \(2, 4, 5\); take one vector an image, tokens='mean', or a denoiser"),
+        (lambda p: little(conditioning="xattn")(rows()), ValueError,
+         r"on tokens \(B, 4, 5\), but got \(3, 5\); take them by wb.represent\(model, images, layer, tokens='all'\), or a"),
+        (lambda p: little(conditioning="xattn")(torch.zeros(2, 3, D)), ValueError, r"on tokens \(B, 4, 5\), but got \(2, 3, 5\)"),
+        (lambda p: wb.build_denoiser(D, 16, conditioning="xattn"), ValueError, "with conditioning='xattn' say tokens=T"),
+        (lambda p: wb.build_denoiser(D, 16, tokens=3), ValueError, "tokens go with conditioning='xattn'; 'adagn' is told one"),
+        (lambda p: wb.build_denoiser(D, 16, conditioning="xattn", tokens=0), ValueError, "tokens is a whole number .* but got 0"),
+        (lambda p: wb.RCDMPipeline(p.unet, wb.RepresentationProjector(D, 32, tokens=2), p.scheduler), ValueError,
+         "where the UNet attends to them, and only there"),
         (lambda p: wb.RCDMPipeline(p.unet, p.projector, p.scheduler, conditioning="cbn"), ValueError,
          "of conditioning 'cbn' the UNet is a BatchNormUNet, but got a UNet2DModel"),
         (lambda p: wb.RCDMPipeline(little(conditioning="cbn").unet, p.projector, p.scheduler, conditioning="cbn"), ValueError,

@@ -1,7 +1,7 @@
 """The authors' weights: a small network of their structure, written here in plain torch, says the same before and after reading.
 
-Only the names of its parts, which are those of the released files, and the equations are theirs. What stands for the files of
-2.6 GB is a state dict of this network.
+Only the names of its parts, which are those of the released files, and the equations are theirs. What stands for the large files
+is a state dict of this network.
 """
 
 import functools

@@ -237,6 +237,25 @@ def extract(
         return Features.load(store.folder)
 
 
+def every_token(model: nn.Module, images: Images, layer: str, *, batch_size: int = 512, progress: bool = False) -> Tensor:
+    """Returns what a layer gives without pooling, (N, T, D) in memory: every token, or every place of a map, row by row.
+
+    Raises:
+        KeyError, TypeError, ValueError: As :func:`extract`; ValueError, too, if the layer gives one vector an image.
+    """
+    (name,) = _check(model, images, layer, batch_size, TOKENS[0], None)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    parts = []
+    bar = tqdm(total=len(images), unit="img", desc="tokens", disable=not progress, leave=False)
+    with torch.no_grad(), bar, all_digits(), Listening(model, [name], "all") as hear:
+        for index, shown, _ in _batches(images, 0, len(images), batch_size, None, 0, device):
+            held = hear(shown[0])
+            _check_finite(held, index)
+            parts.append(held[name])
+            bar.update(len(index))
+    return torch.cat(parts)
+
+
 @contextmanager
 def all_digits() -> Iterator[None]:
     """While entered, convolutions of float32 on a GPU keep its 24 bits.

@@ -1,4 +1,4 @@
-"""From what a layer gives, maps and tokens, to one vector an image: which axis holds the channels, which tokens count.
+"""From what a layer gives, maps and tokens, to one vector an image (or all of them): where channels stand, which tokens count.
 
 Convolutions give maps (B, C, H, W); Swin, VOLO and others keep the channels last, (B, H, W, C). Averaging over the wrong axes
 leaves a matrix of the wrong width that looks like features. The kind of a module tells the layout, or the shape of its map
@@ -92,14 +92,19 @@ def pool(output: Tensor, around: Sequence[nn.Module], *, image: tuple[int, int],
         output: (B, D), (B, C, H, W), (B, H, W, C), (B, T, D), or more axes of which the last is averaged over no more.
         around: The layer, the module that holds it, the one that holds that, up to the model.
         image: Height and width, in pixels, of what the model was shown.
-        tokens: One of ``TOKENS``.
+        tokens: One of ``TOKENS``; or ``"all"`` for what is not pooled: (B, T, D), the places of a map row by row.
 
     Raises:
         ValueError: If the layout cannot be told, or there are no such tokens.
     """
     if output.ndim == 2:
+        if tokens == "all":
+            raise ValueError("it gives one vector an image, no tokens; take tokens='mean', or an earlier layer")
         return output
-    if channels_first(output, around, image):
+    first = channels_first(output, around, image)
+    if tokens == "all":
+        return output.flatten(2).transpose(1, 2) if first else output.flatten(1, -2)
+    if first:
         return output.flatten(2).mean(2)
     return pool_tokens(output, around, tokens) if output.ndim == 3 else output.flatten(1, -2).mean(1)
 

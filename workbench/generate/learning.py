@@ -35,7 +35,7 @@ class Denoiser(nn.Module):
     """What :func:`build_denoiser` makes, as a model that a :class:`Trainer` trains and a :class:`Run` keeps.
 
     Arguments:
-        features_dim, image_size, widths, channels, layers, attention, hidden, prediction, conditioning: As of
+        features_dim, image_size, widths, channels, layers, attention, hidden, prediction, conditioning, tokens: As of
             :func:`build_denoiser`.
         source: Of the representations, see :class:`Representation`; :meth:`of` and :meth:`standardise` set it.
 
@@ -60,6 +60,7 @@ class Denoiser(nn.Module):
         hidden: int | None = None,
         prediction: str = "flow",
         conditioning: str = "adagn",
+        tokens: int | None = None,
         source: dict[str, Any] | None = None,
     ) -> None:
         from workbench.generate.rcdm import build_denoiser
@@ -67,10 +68,10 @@ class Denoiser(nn.Module):
         super().__init__()
         self.features_dim, self.image_size, self.widths, self.channels = features_dim, image_size, tuple(widths), channels
         self.layers, self.attention, self.hidden = layers, attention, hidden
-        self.prediction, self.conditioning, self.source = prediction, conditioning, source
+        self.prediction, self.conditioning, self.tokens, self.source = prediction, conditioning, tokens, source
         shape = {"channels": channels, "layers": layers, "attention": attention, "hidden": hidden}
         self.drawing = build_denoiser(
-            features_dim, image_size, self.widths, **shape, prediction=prediction, conditioning=conditioning
+            features_dim, image_size, self.widths, **shape, prediction=prediction, conditioning=conditioning, tokens=tokens
         )
         self.unet, self.projector = self.drawing.unet, self.drawing.projector
         self.average = nn.ModuleDict({"unet": copy.deepcopy(self.unet), "projector": copy.deepcopy(self.projector)})
@@ -90,7 +91,8 @@ class Denoiser(nn.Module):
                 run = trainer.fit(model, wb.Denoising(), images, wb.Conditioned(h), out="runs/rcdm")
                 run.model().pipeline()(h[:4], num_images_per_rep=8, num_inference_steps=20).images
         """
-        return cls(h.values.shape[-1], image_size, widths, **settings).standardise(h)
+        tokens = h.values.shape[1] if h.values.ndim == 3 else None
+        return cls(h.values.shape[-1], image_size, widths, tokens=tokens, **settings).standardise(h)
 
     def standardise(self, h: Representation | Float[Tensor, "n d"]) -> "Denoiser":
         """Keeps these rows' mean, standard deviation and source, as of :class:`RepresentationProjector`; returns itself."""
@@ -113,7 +115,7 @@ class Denoiser(nn.Module):
         kept = []
         hook = self.unet.mid_block.register_forward_hook(lambda _module, _given, out: kept.append(out))
         try:
-            nothing = torch.zeros(len(x), self.features_dim, device=x.device, dtype=x.dtype)
+            nothing = torch.zeros(len(x), *self.projector.shape, device=x.device, dtype=x.dtype)
             dropped = torch.ones(len(x), dtype=torch.bool, device=x.device)
             self.predict(2 * x - 1, torch.zeros(len(x), device=x.device), nothing, dropped)
         finally:

@@ -28,6 +28,7 @@ from diffusers import (
     EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
     ModelMixin,
+    UNet2DConditionModel,
     UNet2DModel,
 )
 from diffusers.utils import BaseOutput
@@ -44,7 +45,13 @@ from workbench.objectives.denoising import PREDICTIONS, SIGMA_DATA, alphas_bar
 
 __all__ = ["RCDMOutput", "RCDMPipeline", "build_denoiser"]
 
-CONDITIONINGS = ("adagn", "cbn")
+CONDITIONINGS = ("adagn", "cbn", "xattn")
+UNETS = {
+    "adagn": 'UNet2DModel with class_embed_type="identity"',
+    "cbn": "BatchNormUNet",
+    "xattn": "UNet2DConditionModel",
+}
+HEAD = 32  # numbers a head of attention to tokens
 CONDITION = 512  # what the paper maps a representation to
 SAYS = {"epsilon": "epsilon", "v": "v_prediction", "flow": "flow_prediction", "edm": "epsilon"}  # in diffusers' words
 SCHEDULERS = {
@@ -57,7 +64,7 @@ SCHEDULERS = {
 
 @dataclass
 class RCDMOutput(BaseOutput):
-    """``images`` as ``output_type`` says, and the ``representation`` (images, D) that each was drawn of; None where of none."""
+    """``images`` as ``output_type`` says, and the ``representation`` that each was drawn of; None where of none."""
 
     images: Any
     representation: Tensor | None
@@ -67,14 +74,15 @@ class RCDMPipeline(DiffusionPipeline):
     """Draws images of representations; :func:`build_denoiser` makes one, ``save_pretrained`` and ``from_pretrained`` keep it.
 
     Arguments:
-        unet: For ``"adagn"`` a ``UNet2DModel`` with ``class_embed_type="identity"``, for ``"cbn"`` a :class:`BatchNormUNet`.
-            If it says twice as many channels as it sees, the second half is its variance, for schedulers that take it.
+        unet: For ``"adagn"`` a ``UNet2DModel`` with ``class_embed_type="identity"``, for ``"cbn"`` a :class:`BatchNormUNet`, for
+            ``"xattn"`` a ``UNet2DConditionModel``. If it says twice as many channels as it sees, the second half is its
+            variance, for schedulers that take it.
         projector: As wide as what the UNet is told.
         scheduler: Any of diffusers that fits the prediction; ``pipe.scheduler = Other.from_config(pipe.scheduler.config)`` takes
             another.
         prediction: What the network was trained to say: ``"flow"``, ``"epsilon"``, ``"v"`` or ``"edm"``, see
             :func:`diffusion_loss`.
-        conditioning: ``"adagn"`` or ``"cbn"``, see :func:`build_denoiser`.
+        conditioning: ``"adagn"``, ``"cbn"`` or ``"xattn"``, see :func:`build_denoiser`.
         guided: Whether representations were withheld in training; if none was, no images are drawn without and none are guided.
 
     Raises:
@@ -102,19 +110,21 @@ class RCDMPipeline(DiffusionPipeline):
         self,
         x: Float[Tensor, "b c h w"],
         time: Tensor,
-        h: Float[Tensor, "b d"] | Representation,
+        h: Float[Tensor, "b *d"] | Representation,
         dropped: Bool[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """Returns what the network says of noisy images, with gradients; ``dropped`` rows are given no representation."""
         return self._said(x, time, self.projector(self.projector.take(h), dropped))[:, : x.shape[1]]
 
     def _said(self, x: Tensor, time: Tensor, told: Tensor) -> Tensor:
+        if self.config.conditioning == "xattn":
+            return self.unet(x, time, encoder_hidden_states=told).sample
         return self.unet(x, time, class_labels=told).sample
 
     @torch.no_grad()
     def __call__(
         self,
-        representation: Float[Tensor, "b d"] | Representation | None = None,
+        representation: Float[Tensor, "b *d"] | Representation | None = None,
         *,
         num_images_per_rep: int = 1,
         num_inference_steps: int = 50,
@@ -132,7 +142,7 @@ class RCDMPipeline(DiffusionPipeline):
         """Returns ``num_images_per_rep`` images of every representation, those of a representation together.
 
         Arguments:
-            representation: A row each; None for images of no representation at all (the learned null).
+            representation: A row each, (B, D) or tokens (B, T, D); None for images of none at all (the learned null).
             num_images_per_rep: Samples of each.
             num_inference_steps: Of the scheduler.
             guidance_scale: 1 is the plain sample, in one pass a step; 0 forgets the representation; above 1 exaggerates it.
@@ -168,7 +178,7 @@ class RCDMPipeline(DiffusionPipeline):
         h = None if representation is None else self._taken(representation).to(device)
         h = None if h is None else h.repeat_interleave(num_images_per_rep, 0)
         n = num_images_per_rep if h is None else len(h)
-        null = self.projector.null.expand(n, -1)
+        null = self.projector.nothing(n)
         z = None if h is None else self.projector.standardised(h)
         told = null if z is None else self.projector.tell(z)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
@@ -256,6 +266,7 @@ def build_denoiser(
     hidden: int | None = None,
     prediction: str = "flow",
     conditioning: str = "adagn",
+    tokens: int | None = None,
 ) -> RCDMPipeline:
     """Returns an untrained denoiser of images, conditioned on representations, with a scheduler that fits its prediction.
 
@@ -271,11 +282,14 @@ def build_denoiser(
         hidden: Width of a hidden layer of the projector; None for a linear one.
         prediction: ``"flow"`` (Euler steps), ``"epsilon"`` or ``"v"`` (DDIM), ``"edm"`` (EDM's Euler steps).
         conditioning: How a residual block is told: ``"adagn"``, by adding a linear map of the representation to the embedding of
-            time, which scales and shifts behind a GroupNorm (what the authors' code and weights do); or ``"cbn"``, by
-            conditional batch normalisation of 512 numbers (what the paper describes, see :class:`BatchNormUNet`).
+            time, which scales and shifts behind a GroupNorm (what the authors' code and weights do); ``"cbn"``, by conditional
+            batch normalisation of 512 numbers (what the paper describes, see :class:`BatchNormUNet`); or ``"xattn"``, by
+            attention to the tokens of a representation (B, T, D), in the middle and at least the last level.
+        tokens: T, for ``"xattn"``.
 
     Raises:
-        ValueError: If the images cannot be halved so often, or there is no such prediction or conditioning.
+        ValueError: If the images cannot be halved so often, there is no such prediction or conditioning, or tokens are given
+            without attention to them, or the reverse.
 
     Example:
         >>> pipe = build_denoiser(8, 16, (8, 16))
@@ -285,6 +299,12 @@ def build_denoiser(
     """
     one_of("prediction", prediction, PREDICTIONS)
     one_of("conditioning", conditioning, CONDITIONINGS)
+    if (tokens is None) == (conditioning == "xattn"):
+        raise ValueError(
+            "attention is to the tokens of a representation (B, T, D): with conditioning='xattn' say tokens=T"
+            if tokens is None
+            else f"tokens go with conditioning='xattn'; {conditioning!r} is told one vector an image"
+        )
     if not widths or min(widths) < 1 or not 0 <= attention <= len(widths):
         raise ValueError(f"widths are filters of at least one level, attention at most as many, but got {widths}, {attention}")
     shape = {
@@ -297,6 +317,17 @@ def build_denoiser(
     }
     if conditioning == "cbn":
         unet = BatchNormUNet(**shape, attention=attention, condition=CONDITION)
+    elif conditioning == "xattn":
+        attends = max(attention, 1)
+        plain = len(widths) - attends
+        unet = UNet2DConditionModel(
+            **shape,
+            down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",) * attends,
+            up_block_types=("CrossAttnUpBlock2D",) * attends + ("UpBlock2D",) * plain,
+            cross_attention_dim=4 * widths[0],
+            attention_head_dim=tuple(width // math.gcd(width, HEAD) for width in widths),  # it counts heads, in spite of its name
+            resnet_time_scale_shift="scale_shift",
+        )
     else:
         plain = len(widths) - attention
         unet = UNet2DModel(
@@ -308,7 +339,8 @@ def build_denoiser(
             resnet_time_scale_shift="scale_shift",
             class_embed_type="identity",
         )
-    projector = RepresentationProjector(features_dim, CONDITION if conditioning == "cbn" else 4 * widths[0], hidden)
+    width = CONDITION if conditioning == "cbn" else 4 * widths[0]
+    projector = RepresentationProjector(features_dim, width, hidden, tokens=tokens)
     return RCDMPipeline(unet, projector, scheduler_of(prediction), prediction, conditioning)
 
 
@@ -352,18 +384,17 @@ def scheduler_of(prediction: str) -> Any:
 
 def _check_parts(unet: ModelMixin, projector: RepresentationProjector, conditioning: str) -> None:
     one_of("conditioning", conditioning, CONDITIONINGS)
-    fits = isinstance(unet, BatchNormUNet) if conditioning == "cbn" else hasattr(unet, "time_embedding")
-    said = unet.config.get("class_embed_type", "identity")
-    if not fits or said != "identity":
-        wanted = "BatchNormUNet" if conditioning == "cbn" else 'UNet2DModel with class_embed_type="identity"'
+    tells, width, what = _told(unet)
+    if tells != conditioning:
+        said = f" of class_embed_type {unet.config.class_embed_type!r}" if tells is None else ""
         raise ValueError(
-            f"of conditioning {conditioning!r} the UNet is a {wanted}, but got a {type(unet).__name__}"
-            f"{'' if said == 'identity' else f' of class_embed_type {said!r}'}; wb.build_denoiser makes one"
+            f"of conditioning {conditioning!r} the UNet is a {UNETS[conditioning]}, but got a {type(unet).__name__}{said}; "
+            f"wb.build_denoiser makes one"
         )
-    width = unet.config.condition if conditioning == "cbn" else unet.time_embedding.linear_2.out_features
     if projector.config.width != width:
-        what = "condition" if conditioning == "cbn" else "embedding of time"
         raise ValueError(f"the projector's width must be that of the UNet's {what}, {width}, but is {projector.config.width}")
+    if (projector.config.tokens is None) == (conditioning == "xattn"):
+        raise ValueError("a projector says how many tokens it takes, tokens=T, where the UNet attends to them, and only there")
     halved = len(unet.config.block_out_channels) - 1
     for size in _size(unet):
         if size % 2**halved:
@@ -372,6 +403,16 @@ def _check_parts(unet: ModelMixin, projector: RepresentationProjector, condition
                 f"images of {size} pixels cannot be halved {halved} times, as {halved + 1} levels do: give at most {most} "
                 f"widths, or images of a multiple of {2**halved} pixels"
             )
+
+
+def _told(unet: ModelMixin) -> tuple[str | None, int, str]:
+    """Returns the conditioning that a UNet is for, if any, how wide the condition is, and what that is called."""
+    if isinstance(unet, BatchNormUNet):
+        return "cbn", unet.config.condition, "condition"
+    if isinstance(unet, UNet2DConditionModel):
+        return "xattn", unet.config.cross_attention_dim, "attention to tokens"
+    added = unet.config.get("class_embed_type", "identity") == "identity"
+    return "adagn" if added else None, unet.time_embedding.linear_2.out_features, "embedding of time"
 
 
 def _size(unet: ModelMixin) -> tuple[int, int]:

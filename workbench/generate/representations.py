@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.data.images import Images
-from workbench.features import Features, digest, extract
+from workbench.features import Features, digest, every_token, extract
 
 if TYPE_CHECKING:
     from workbench.run import Run
@@ -28,22 +28,25 @@ class Representation:
     """Rows ``values`` (N, D) and the ``source`` that they come from, so that no other encoder's are taken for them.
 
     Arguments:
-        values: A row an image.
+        values: A row an image, or its tokens, (N, T, D).
         source: What JSON can hold: ``model`` (the :func:`digest` of its weights), ``layer``, ``tokens`` (how these were
             pooled), and ``mean`` and ``std`` of the pixels, which are no weights. What is not known is left out.
 
     Raises:
-        TypeError: If the values are no matrix of numbers with a point.
+        TypeError: If the values are no such tensor of numbers with a point.
     """
 
-    values: Float[Tensor, "n d"]
+    values: Float[Tensor, "n *d"]
     source: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.values, Tensor) or self.values.ndim != 2 or not self.values.is_floating_point():
+        if not isinstance(self.values, Tensor) or self.values.ndim not in (2, 3) or not self.values.is_floating_point():
             is_tensor = isinstance(self.values, Tensor)
             got = f"{tuple(self.values.shape)} of {self.values.dtype}" if is_tensor else type(self.values).__name__
-            raise TypeError(f"representations are a tensor of floats (images, dimensions), but got {got}; one of them is h[None]")
+            raise TypeError(
+                f"representations are a tensor of floats (images, dimensions), but got {got}; one of them is h[None], "
+                f"tokens are (images, tokens, dimensions)"
+            )
         object.__setattr__(self, "source", json.loads(json.dumps(self.source)))  # as it will be read again
 
     @property
@@ -58,9 +61,9 @@ class Representation:
         return len(self.values)
 
     def __getitem__(self, rows: Any) -> "Representation":
-        """Returns some of the rows, as a tensor is indexed; of one number that row, still as a matrix."""
+        """Returns some of the rows, as a tensor is indexed; of one number that row, still with a first axis of images."""
         picked = self.values[rows]
-        return Representation(picked[None] if picked.ndim == 1 else picked, self.source)
+        return Representation(picked[None] if picked.ndim < self.values.ndim else picked, self.source)
 
     @classmethod
     def load(cls, folder: str | Path, layer: str) -> "Representation":
@@ -82,7 +85,9 @@ def represent(
 
     Arguments:
         model: A module, or a run: its last kept weights, and what was taken of the same images before is read from its folder.
-        images, layer, tokens, batch_size, progress: As of :func:`extract`.
+        images, layer, batch_size, progress: As of :func:`extract`.
+        tokens: As there; or ``"all"``, for a denoiser of ``conditioning="xattn"``: values (N, T, D), every token of the layer or
+            every place of its map, taken anew each time and held in memory.
 
     Example:
         >>> model = wb.build_encoder("convnet", "8", width=4)
@@ -90,7 +95,10 @@ def represent(
         >>> h.values.shape, sorted(h.source)
         (torch.Size([16, 32]), ['layer', 'mean', 'model', 'std', 'tokens'])
     """
-    if isinstance(model, nn.Module):
+    if tokens == "all":
+        model = model if isinstance(model, nn.Module) else model.model()
+        values = every_token(model, images, layer, batch_size=batch_size, progress=progress)
+    elif isinstance(model, nn.Module):
         values = extract(model, images, layer, tokens=tokens, batch_size=batch_size, progress=progress)[layer]
     else:
         values = model.features(images, layer, tokens=tokens, progress=progress)[layer]
