@@ -4,8 +4,9 @@ import json
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,6 +60,28 @@ def write_tables(path: Path, fall: float) -> None:
     (path / "tables").mkdir(exist_ok=True)
     pd.DataFrame(spectrum).to_parquet(path / "tables" / "spectrum.parquet")
     pd.DataFrame(measures).to_parquet(path / "tables" / "measures.parquet")
+
+
+@pytest.fixture(scope="session")
+def denoised_run() -> Callable[..., Any]:
+    """Makes the run of a very small encoder of sprites, with denoisers that hardly learned anything."""
+
+    def make(folder: Path, layers: Sequence[str] = ("backbone", "projector")) -> Any:
+        import torch
+
+        import workbench as wb
+
+        torch.manual_seed(0)
+        factors = {"scales": 2, "orientations": 1, "positions": 4, "hues": 4, "background_hues": 2}
+        images = wb.sprites(96, size=16, shapes=("heart", "ell"), **factors)
+        model = wb.build_encoder("convnet", "12-6", width=4, depth=2)
+        trainer, quiet = wb.Trainer(epochs=1, batch_size=32), {"progress": False}
+        run = trainer.fit(model, wb.SimCLR(), images, wb.Augment(), out=folder, **quiet)
+        for layer in layers:
+            wb.train_denoiser(run, layer, images, widths=(8, 16), trainer=trainer, **quiet)
+        return run
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -581,6 +581,125 @@ def test_two_networks_side_by_side(clean_page, tmp_path):
         eventually(lambda: near(page, "other") == known["other"][1])
 
 
+def decoded(source: str) -> np.ndarray:
+    """The pixels of an image that the page holds as a data URL."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
+
+
+def pictures(page, where: str) -> list[str]:
+    """The images at a place, in order; of samples without those of their cards."""
+    return page.locator(where).evaluate_all("all => all.map(img => img.src)")
+
+
+def samples(page, side: str, part: str = ".sheet") -> list[str]:
+    return pictures(page, f".{side} {part} > .sample > img")
+
+
+def drawn(page, n: int) -> None:
+    """Waits until both sides show so many samples and no empty place."""
+    eventually(lambda: page.locator(".sample").count() == n and page.locator(".blank").count() == 0, 180)
+    page.wait_for_function("() => Bokeh.documents[0].is_idle")
+
+
+def test_what_a_representation_knows(clean_page, denoised_run, tmp_path):
+    import torch
+
+    import workbench as wb
+
+    pytest.importorskip("diffusers")
+    runs = denoised_run(tmp_path / "mine"), denoised_run(tmp_path / "bare", layers=())
+    page, port = clean_page, free_port()
+    command = [sys.executable, "-m", "panel", "serve", str(HOME / "apps/rcdm.py"), "--port", str(port), "--args"]
+    with started([*command, *(str(run.path) for run in runs), "/no/where"], port, tmp_path / "log") as address:
+        page.goto(f"{address}/rcdm")
+        page.get_by_text("/no/where is no run: it does not exist.").wait_for()
+        drawn(page, 32)
+        page.get_by_text("Both layers know this image").or_(page.get_by_text("knows this image better than")).wait_for()
+
+        # the samples are those that the pipeline draws of the image that is shown, on either side
+        for side, layer in (("left", "backbone"), ("right", "projector")):
+            pipe = wb.denoisers(runs[0])[layer].model().pipeline()
+            pipe.set_progress_bar_config(disable=True)
+            source = torch.tensor(decoded(*pictures(page, f".{side} .own img"))).permute(2, 0, 1)[None] / 255
+            h = wb.represent_pixels(runs[0].model(), source, layer)
+            wanted = pipe(h, num_images_per_rep=16, num_inference_steps=10, latents=wb.shared_noise(pipe, 16)).images
+            shown = np.stack([decoded(one) for one in samples(page, side)])
+            assert np.abs(shown - 255 * wanted.permute(0, 2, 3, 1).numpy()).max() < 2
+        plain = samples(page, "left")
+
+        # another image, and what is said of a sample that is pointed at
+        page.locator(".thumb").nth(5).click()
+        eventually(lambda: pictures(page, ".left .own img") == [pictures(page, ".thumb")[5]])
+        drawn(page, 32)
+        second = samples(page, "left")
+        assert second != plain
+        page.locator(".left .sample").nth(3).hover()
+        card = page.locator(".left .sample").nth(3).locator(".card")
+        card.wait_for()
+        said = card.inner_text()
+        row = int(said.rpartition("no. ")[2])
+        assert "distance to the condition" in said and "of 48" in said
+        assert 0 <= row < 48 and (
+            row >= 20 or pictures(page, ".thumb")[row] == pictures(page, ".left .sample:hover .card img")[1]
+        )
+
+        # the other seed, and back
+        page.get_by_role("slider").nth(1).focus()
+        page.keyboard.press("ArrowRight")
+        eventually(lambda: samples(page, "left") != second)
+        drawn(page, 32)
+        page.keyboard.press("ArrowLeft")
+        eventually(lambda: samples(page, "left") == second)
+
+        # from that image to another: the ends are the samples from before
+        press(page, "Between two images")
+        page.get_by_role("button", name="Second", exact=True).click()
+        page.locator(".thumb").nth(0).click()
+        drawn(page, 2 * (4 + 9 * 4))
+        eventually(lambda: samples(page, "left", ".large") == second[:4])
+        page.get_by_role("slider").last.focus()
+        page.keyboard.press("End")
+        eventually(lambda: samples(page, "left", ".large") == plain[:4])
+        page.locator(".left .frame").nth(4).click()
+        eventually(lambda: samples(page, "left", ".large") not in (plain[:4], second[:4]))
+        assert samples(page, "left", ".strip")[4::9] == samples(page, "left", ".large")
+
+        # dimensions
+        press(page, "Common dimensions")
+        eventually(lambda: page.locator(".change").count() == 10)
+        drawn(page, 2 * 5 * 8)
+        some = not page.locator(".left .ends").inner_text().endswith("has 0 in common with its neighbours.")
+        assert samples(page, "left")[:8] == second[:8]
+        assert (samples(page, "left")[8:16] != second[:8]) == some
+
+        # what is shown, as a file
+        with page.expect_download() as download:
+            page.get_by_text("Save as PNG").click()
+        picture = Image.open(download.value.path())
+        assert download.value.suggested_filename == "samples.png" and picture.format == "PNG"
+        assert picture.size == (1524, 420)
+        assert (np.asarray(picture)[68:132:4, 206:270:4] == decoded(second[0])).all()
+
+        # a file that is no image, then one that is
+        press(page, "Samples")
+        page.get_by_role("button", name="Samples", exact=True).wait_for()
+        page.locator("input[type=file]").set_input_files({"name": "bad.png", "mimeType": "image/png", "buffer": b"no image"})
+        page.get_by_text("That file is no image that can be read").wait_for()
+        file = io.BytesIO()
+        Image.new("L", (40, 30), 120).save(file, "PNG")
+        page.locator("input[type=file]").set_input_files({"name": "g.png", "mimeType": "image/png", "buffer": file.getvalue()})
+        eventually(lambda: (decoded(*pictures(page, ".left .own img")) == 120).all())
+        page.get_by_text("That file is no image that can be read").wait_for(state="hidden")
+        drawn(page, 32)
+        assert page.locator(".thumb").first.get_attribute("data-row") == "-1"
+
+        # a run without denoisers
+        page.get_by_label("Run", exact=True).click()
+        page.get_by_role("menuitem", name="bare").click()
+        page.get_by_text("bare has no denoisers yet").wait_for()
+        page.locator(".sample").first.wait_for(state="hidden")
+
+
 # JupyterLab
 
 

@@ -35,6 +35,7 @@ VERBS: dict[str, tuple[Verb, Options]] = {
     "measures": (looking.menu(measures, "List the measures that give one number."), looking.no_options),
     "reproduce": (serving.reproduce, serving.reproduce_options),
     "apps": (serving.apps, serving.apps_options),
+    "know": (serving.know, serving.know_options),
     "lab": (serving.lab, serving.lab_options),
     "device": (serving.device, looking.no_options),
 }

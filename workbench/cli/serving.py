@@ -56,18 +56,45 @@ def apps(args: argparse.Namespace) -> None:
     from workbench import notebooks
 
     found = sorted(notebooks.house("apps").glob("[!_]*.py"))
-    port = args.port or _free_port(5006)
-    shown = [f"http://{args.address}:{port}/{app.stem}" for app in found]
-    print("\n".join(["the apps are at", *shown, "Ctrl-C ends them"]), flush=True)
-    command = [sys.executable, "-m", "panel", "serve", *map(str, found), "--port", str(port), "--address", args.address]
     runs = args.runs or sorted(str(path.parent) for path in Path("runs").rglob("run.json") if "denoisers" not in path.parts)
-    command += ["--show"] * args.show + ["--args", *runs] * bool(runs)
-    _serve(command)
+    _serve_apps(found, runs, args)
 
 
 def apps_options(parser: argparse.ArgumentParser) -> None:
     """Adds the runs and where to serve."""
     parser.add_argument("runs", nargs="*", help="by default all in runs/")
+    _address_options(parser)
+
+
+def know(args: argparse.Namespace) -> None:
+    """Serve the app that draws what runs still know of an image, and print its address; without a run, on one that came along.
+
+    workbench know
+    workbench know runs/mine --data garments --show
+    """
+    from workbench import notebooks
+
+    app = notebooks.house("apps") / "rcdm.py"
+    _serve_apps([app], [*args.runs, *(["--data", args.data] if args.data else [])], args)
+
+
+def know_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the runs, the images and where to serve."""
+    parser.add_argument("runs", nargs="*", help="with denoisers (`workbench denoise RUN`), or folders of runs")
+    parser.add_argument("--data", help="images to choose from; by default held-out ones of each run's kind")
+    _address_options(parser)
+
+
+def _serve_apps(found: Sequence[Path], given: Sequence[str], args: argparse.Namespace) -> None:
+    port = args.port or _free_port(5006)
+    shown = [f"http://{args.address}:{port}/{app.stem}" for app in found]
+    print("\n".join(["the apps are at" if len(found) > 1 else "the app is at", *shown, "Ctrl-C ends them"]), flush=True)
+    command = [sys.executable, "-m", "panel", "serve", *map(str, found), "--port", str(port), "--address", args.address]
+    command += ["--show"] * args.show + ["--args", *given] * bool(given)
+    _serve(command)
+
+
+def _address_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help="by default 5006, or the next that is free")
     parser.add_argument("--address", default="localhost", help="to listen at; default localhost")
     parser.add_argument("--show", action="store_true", help="open a browser")

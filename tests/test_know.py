@@ -1,0 +1,347 @@
+"""What a representation knows, without a browser: what is drawn and in which order, what is said of it, what is taken away."""
+
+import io
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import workbench as wb
+from workbench.panels.know_drawing import Condition, DemoSubject, Drawn, DrawSettings, Studio, denoised_layers, png_of
+from workbench.panels.know_page import paint
+from workbench.panels.know_sheet import sheet_of
+from workbench.panels.know_side import KnowSide
+from workbench.panels.know_state import KnowState, in_chunks
+from workbench.panels.layer_cuts import Subject, find_subjects
+
+pytest.importorskip("diffusers")
+
+
+@pytest.fixture(scope="module")
+def run(denoised_run, tmp_path_factory):
+    return denoised_run(tmp_path_factory.mktemp("know") / "mine")
+
+
+@pytest.fixture(scope="module")
+def studio(run):
+    return Studio(Subject("mine", run.path))
+
+
+@pytest.fixture
+def state(run, studio):
+    found, _ = find_subjects(run)
+    state = KnowState(found)
+    state.take(studio)
+    return state
+
+
+def fill(state):
+    """Draws all that is wanted, at once."""
+    settings = state.settings()
+    paint(state.studio, state.wanted(), settings, lambda made: state.keep(settings, made), lambda: False)
+
+
+# the state
+
+
+class Canvas:
+    """A studio that draws nothing: 30 images of three pixels a side, the first factor known."""
+
+    pixels = np.arange(30 * 27, dtype=np.uint8).reshape(30, 3, 3, 3)
+    factors = pd.DataFrame({"label": np.arange(30) % 2})
+    unseen, teaches, reads = True, False, {}
+
+    def source(self, source):
+        return self.pixels[source]
+
+
+def made(rank, pixels=None):
+    pixels = np.zeros((3, 3, 3), np.uint8) if pixels is None else pixels
+    return Drawn(pixels, png_of(pixels), 1.0, 0.5, rank, 30, 3)
+
+
+@pytest.fixture
+def pretended(tmp_path):
+    for layer in ("backbone", "backbone.stage1", "projector"):
+        weights = tmp_path / "mine" / "denoisers" / layer / "weights"
+        weights.mkdir(parents=True)
+        (weights / "00000001.safetensors").touch()
+    (tmp_path / "bare").mkdir()
+    state = KnowState({name: Subject(name, tmp_path / name) for name in ("bare", "mine")})
+    state.take(Canvas())
+    return state
+
+
+def test_opening_needs_no_torch_and_begins_with_a_run_that_has_denoisers(run, tmp_path):
+    code = f"import sys; from workbench.panels import WhatItKnows; v = WhatItKnows([{str(tmp_path)!r}, {str(run.path)!r}])"
+    code += "; print(v.state.subject, v.state.left, v.state.right, 'torch' in sys.modules, 'diffusers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["mine", "backbone", "projector", "False", "False"], done.stderr[-1000:]
+
+
+def test_without_a_run_the_one_that_came_along_is_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    viewer = wb.WhatItKnows()
+    assert list(viewer.state.found) == ["demo"]
+    assert viewer.state.layers() == denoised_layers(DemoSubject()) == ["backbone", "projector"]
+
+
+def test_a_run_without_denoisers_says_what_makes_them(pretended, tmp_path):
+    assert (pretended.subject, pretended.left, pretended.right) == ("mine", "backbone", "projector")
+    pretended.subject = "bare"
+    (said,) = pretended.remarks()
+    assert f"`workbench denoise {tmp_path / 'bare'} --layers backbone projector` trains them" in said
+    assert pretended.shown() == ["left"]
+    pretended.subject = "mine"
+    assert pretended.remarks() == []
+
+
+def test_a_few_samples_of_both_sides_come_first(pretended):
+    first = [(condition.layer, i) for condition, i in pretended.wanted()[:9]]
+    assert first == [(layer, i) for layer in ("backbone", "projector") for i in range(4)] + [("backbone", 4)]
+    assert len(pretended.wanted()) == 32
+    pretended.view, pretended.at = "between", 3
+    assert [condition.at for condition, _ in pretended.wanted()[:8]] == [3] * 8
+    assert len(pretended.wanted()) == 2 * 9 * 4
+    sizes = [len(part) for part in in_chunks(pretended.wanted(), 16)]
+    assert sizes == [4, 4, 16, 16, 16, 16]
+
+
+def test_the_ends_of_the_way_are_the_images_as_they_are(pretended):
+    pretended.view = "between"
+    conditions = [row.condition for row in pretended.rows("left")]
+    assert conditions[0] == Condition("backbone", 0) and conditions[-1] == Condition("backbone", 1)
+    assert [c.at for c in conditions[1:-1]] == list(range(1, 8)) and {c.kind for c in conditions[1:-1]} == {"between"}
+
+
+def test_what_was_drawn_is_remembered_with_how_it_was_drawn(pretended):
+    wanted = pretended.wanted()
+    pretended.keep(pretended.settings(), [(one, made(1.0)) for one in wanted])
+    assert pretended.wanted() == [] and pretended.complete()
+    for name, value in (("seed", 1), ("steps", 20), ("guidance", 2.0), ("annealing", 0.5)):
+        before = getattr(pretended, name)
+        setattr(pretended, name, value)
+        assert len(pretended.wanted()) == 32, name
+        setattr(pretended, name, before)
+    assert pretended.complete()
+    pretended.first = 4
+    assert len(pretended.wanted()) == 32
+
+
+def test_the_title_says_which_layer_comes_nearer(pretended):
+    assert pretended.title() == "What does the representation still know of an image?"
+
+    def ranked(left, right):
+        worth = {"backbone": left, "projector": right}
+        pretended.keep(pretended.settings(), [(one, made(worth[one[0].layer])) for one in wanted])
+        return pretended.title()
+
+    wanted = pretended.wanted()
+    assert ranked(1.0, 12.5) == "backbone knows this image better than projector: mean rank 1 against 12.5"
+    assert ranked(9.0, 3.0) == "projector knows this image better than backbone: mean rank 3 against 9"
+    assert ranked(4.0, 4.0) == "Both layers know this image about as well: mean rank 4 and 4"
+    table = pretended.ranks("left")
+    assert table.loc["mean rank", ["value", "chance"]].tolist() == [4.0, 15.5]
+    assert table.loc["MRR", "chance"] == pytest.approx(sum(1 / r for r in range(1, 31)) / 30)
+    assert "among 30 images by distance; chance 15.5. One image, 16 samples." in pretended.finding()
+
+
+def test_mean_and_deviation_are_those_of_the_samples(pretended):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 3, 3, 3), dtype=np.uint8)
+    wanted = [one for one in pretended.wanted() if one[0].layer == "backbone"]
+    pretended.keep(pretended.settings(), [(one, made(1.0, pixels[one[1]])) for one in wanted])
+    mean, deviation = pretended.maps("left")
+    assert mean == pytest.approx(pixels.mean(0) / 255)
+    assert deviation == pytest.approx(np.sqrt((pixels / 255).var(0, ddof=1).mean(2)))
+    assert pretended.maps("right") is None
+
+
+def test_a_dropped_image_is_cropped_resized_and_coloured(state):
+    wide = np.zeros((20, 40), np.uint8)
+    wide[:, 10:30] = 200
+    file = io.BytesIO()
+    Image.fromarray(wide).save(file, "PNG")
+    source = state.drop(file.getvalue())
+    seen = state.studio.source(source)
+    assert seen.shape == (16, 16, 3) and np.abs(seen.astype(int) - 200).max() < 10  # but for the edges of the resizing
+    assert state.first == source and state.dropped == [source]
+    with pytest.raises(ValueError, match="That file is no image that can be read: a PNG, JPEG, WebP or GIF is wanted"):
+        state.drop(b"no image at all")
+    assert state.dropped == [source]
+    fill(state)
+    assert all(one.candidates == 49 for one in state.of(state.rows("left")[0].condition))  # the gallery's 48, and itself
+
+
+# the studio
+
+
+def test_the_gallery_is_held_out_and_its_images_are_known(run, studio):
+    held = run.held_out()
+    there = {image.tobytes() for image in held.at(range(len(held))).permute(0, 2, 3, 1).numpy()}
+    assert studio.unseen and studio.layers == ["backbone", "projector"]
+    assert len(studio.pixels) == 48 and {image.tobytes() for image in studio.pixels} <= there
+    assert list(studio.factors) == ["label", "scale", "x", "y", "hue", "background_hue"]
+
+
+def test_samples_are_those_of_the_pipeline_and_no_other_sample_enters(run, studio):
+    settings = DrawSettings(seed=3, steps=4, guidance=1.5)
+    drawn = studio.draw([Condition("projector", 5)] * 3 + [Condition("projector", 9)], [0, 1, 2, 1], settings)
+    pipe = wb.denoisers(run)["projector"].model().pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    source = torch.tensor(studio.pixels[[5]]).permute(0, 3, 1, 2) / 255
+    h = wb.represent_pixels(run.model(), source, "projector")
+    images = pipe(
+        h, num_images_per_rep=3, num_inference_steps=4, guidance_scale=1.5, latents=wb.shared_noise(pipe, 3, seed=3)
+    ).images
+    for one, image in zip(drawn, images, strict=False):
+        assert np.abs(one.pixels - 255 * image.permute(1, 2, 0).numpy()).max() < 1
+    (alone,) = studio.draw([Condition("projector", 5)], [2], settings)
+    assert np.abs(alone.pixels.astype(int) - drawn[2].pixels).max() <= 1
+    # where the layer has it
+    gallery = studio._said["projector"].values.double()
+    seen = wb.represent_pixels(run.model(), torch.tensor(drawn[0].pixels[None]).permute(0, 3, 1, 2) / 255, "projector").values
+    spread = gallery.std(0, correction=0)
+    apart = ((gallery - seen.double()) / spread).norm(dim=1)
+    assert drawn[0].nearest == int(apart.argmin()) and drawn[0].distance == pytest.approx(float(apart[5]), rel=1e-4)
+    assert drawn[0].rank == 1 + int((apart < apart[5]).sum()) and drawn[0].candidates == 48
+
+
+def test_noise_on_the_condition_is_each_samples_own(studio):
+    settings = DrawSettings(steps=3, annealing=0.8)
+    one, other = studio.draw([Condition("backbone", 0)] * 2, [0, 3], settings)
+    (alone,) = studio.draw([Condition("backbone", 0)], [3], settings)
+    assert np.abs(alone.pixels.astype(int) - other.pixels).max() <= 1
+    (plain,) = studio.draw([Condition("backbone", 0)], [3], settings._replace(annealing=0.0))
+    assert (plain.pixels != other.pixels).any() and (one.pixels != other.pixels).any()
+
+
+def test_what_lies_between_and_what_is_changed_are_those_of_the_operators(studio):
+    h = {row: studio._said["backbone"][row] for row in (2, 7)}
+    way = wb.between(h[2], h[7], 9).values
+    for at in (1, 4, 8):
+        said = studio._condition(Condition("backbone", 2, "between", 7, at)).values
+        assert torch.equal(said, way[at : at + 1])
+    common = wb.common_dimensions(h[2], studio._said["backbone"])
+    assert torch.equal(studio.common("backbone", 2), common) and 0 < common.sum() < len(common)
+    changed = {kind: studio._condition(Condition("backbone", 2, kind, 7)).values[0] for kind in ("swapped", "random swapped")}
+    swapped = torch.where(common, h[7].values[0], h[2].values[0])
+    assert torch.equal(changed["swapped"], swapped)
+    off = changed["random swapped"] != h[2].values[0]
+    assert off.sum() <= common.sum() and not torch.equal(changed["random swapped"], swapped)
+
+
+def test_factors_are_read_off_pixels_once_somebody_learned(run, state, monkeypatch):
+    monkeypatch.setattr("workbench.panels.know_drawing.LEAST", 40)
+    fill(state)
+    assert state.learns() and state.kept("left").empty
+    state.studio.learn()
+    try:
+        kept = state.kept("left")
+        assert not state.learns() and list(kept["factor"]) == list(state.studio.factors)
+        assert kept[["value", "chance", "right"]].stack().between(0, 1).all()
+        label = state.studio.factors["label"]
+        assert kept["chance"].iloc[0] == pytest.approx((label == label[0]).mean())
+        read = state.studio.read(np.stack([d.pixels for d in state.of(state.rows("left")[0].condition)]))
+        assert kept["value"].iloc[0] == pytest.approx((read["label"] == label[0]).mean())
+        state.view = "dimensions"
+        assert state.changes("left").empty
+        fill(state)
+        assert list(state.changes("left")) == ["zeroed", "random zeroed", "swapped", "random swapped"]
+        assert list(state.changes("left").index) == list(state.studio.factors)
+    finally:
+        state.studio.reads, state.studio._readers = {}, {}
+
+
+def test_near_values_of_a_fine_factor_count_as_one(pretended):
+    canvas = Canvas()
+    canvas.factors = pd.DataFrame({"hue": range(24), "x": [*range(16), *range(8)], "label": [0, 1] * 12})
+    canvas.reads = dict.fromkeys(canvas.factors, 1.0)
+    pretended.take(canvas)
+    assert pretended.nearness() == {"within": {"hue": 2.0, "x": 1.0}, "periods": {"hue": 24.0}}
+
+
+# drawing in a thread
+
+
+def test_the_drawing_stops_when_it_is_told_to():
+    class Slow:
+        def draw(self, conditions, numbers, settings):
+            return [made(1.0) for _ in conditions]
+
+    parts, stop = [], threading.Event()
+    wanted = [(Condition("backbone", 0), i) for i in range(200)]
+    paint(Slow(), wanted, DrawSettings(), parts.append, lambda: len(parts) == 3)
+    assert [len(part) for part in parts] == [4, 8, 16]
+    paint(Slow(), wanted, DrawSettings(), parts.append, stop.is_set)
+    assert [one for part in parts[3:] for one, _ in part] == wanted
+
+
+def until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.02)
+
+
+def test_the_page_draws_what_is_chosen_and_forgets_what_was_not_waited_for(run):
+    viewer = wb.WhatItKnows(run)
+    assert not viewer._right.visible and viewer.job is None
+    viewer.open()
+    viewer.job.wait(60)
+    looks = []
+    viewer.state.param.watch(lambda event: looks.append(event), "first")
+    viewer.state.take(wb_studio(viewer))
+    viewer.renew()
+    viewer.choose(4)  # the first drawing may still go on
+    assert viewer.job.stopping.is_set() is False and looks
+    viewer.job.wait(60)
+    assert viewer.job.error is None
+    assert viewer._right.visible and 'data-row="4"' in viewer.gallery.object
+    assert viewer.sides["left"].sheet.object.count('class="blank"') <= 16
+
+
+def wb_studio(viewer):
+    from workbench.panels.know_drawing import open_studio
+
+    return open_studio(viewer.state.found[viewer.state.subject], lambda words: None)
+
+
+def test_a_side_shows_every_sample_with_what_is_known_of_it(state):
+    side = KnowSide(state, "left", chosen=print)
+    side.draw()
+    assert side.sheet.object.count('class="blank"') == 16
+    fill(state)
+    side.draw()
+    shown = side.sheet.object
+    assert shown.count('class="sample"') == 16 and 'class="blank"' not in shown
+    one = state.of(state.rows("left")[0].condition)[0]
+    assert f"distance to the condition <b>{one.distance:.2f}</b>" in shown
+    assert f"nearest real image: no. <b>{one.nearest}</b>" in shown
+    state.view = "between"
+    fill(state)
+    side.draw()
+    assert side.sheet.object.count('class="sample"') == 4 + 9 * 4
+    state.view = "dimensions"
+    fill(state)
+    side.draw()
+    assert side.sheet.object.count('class="sample"') == 5 * 8
+    assert f"Of 8 dimensions this image has {state.common('left')[0]} in common" in side.sheet.object
+
+
+@pytest.mark.parametrize(("view", "size"), [("samples", (1296, 216)), ("between", (1280, 420)), ("dimensions", (1524, 420))])
+def test_the_picture_to_take_away_holds_the_samples(state, view, size):
+    state.view = view
+    fill(state)
+    picture = Image.open(io.BytesIO(sheet_of(state)))
+    assert picture.size == size
+    sheet = np.asarray(picture)
+    if view == "samples":
+        images = [d.pixels for d in state.of(state.rows("left")[0].condition)]
+        assert (sheet[68:132:4, 16:80:4] == state.studio.source(state.first)).all()
+        assert (sheet[68:132:4, 92 + 68 : 92 + 132 : 4] == images[1]).all()

@@ -1,0 +1,297 @@
+"""Denoisers of a run at work: loaded once, in a thread, they draw images of what a layer says, and look at what they drew."""
+
+import io
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote
+
+import numpy as np
+import pandas as pd
+import panel as pn
+
+import workbench
+from workbench.panels.layer_cuts import Subject
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from workbench.data.images import Images
+    from workbench.generate.representations import Representation
+    from workbench.run import Run
+
+__all__ = ["Condition", "DemoSubject", "DrawSettings", "Drawn", "Studio", "denoised_layers", "open_studio", "png_of"]
+
+DEMO = Path(workbench.__file__).parent / "demo"
+
+GALLERY = 2048  # held-out images that a source is looked for among
+LEARNT = 3072  # others, from which the reader of factors learns
+LEAST = 256  # fewer teach it nothing
+SMALL = 16  # pixels a side that it looks at, at most
+VALUES = 32  # of a factor that is read, at most
+FRAMES = 9  # from one image to another, both ends included
+
+Source = int | bytes  # the row of the gallery; of an image that was dropped in, its pixels (uint8, H W C)
+
+
+class DrawSettings(NamedTuple):
+    """How images are drawn of a condition."""
+
+    seed: int = 0
+    steps: int = 10
+    guidance: float = 1.0
+    annealing: float = 0.0
+
+
+class Condition(NamedTuple):
+    """What images are drawn of: what a layer says of an image, as it is or changed.
+
+    ``kind`` is ``"plain"``; ``"between"``, ``at`` eighths of the way to the second image; or ``"zeroed"`` or ``"swapped"``, the
+    common dimensions without what they said, or with what the second image says in them; ``"random zeroed"`` and
+    ``"random swapped"`` do so to as many dimensions at random.
+    """
+
+    layer: str
+    first: Source
+    kind: str = "plain"
+    second: Source | None = None
+    at: int = 0
+
+
+class Drawn(NamedTuple):
+    """An image that was drawn (uint8, H W C; and as PNG), and where its layer has it.
+
+    ``distance`` is that to what it was drawn of, in standard deviations of the gallery; ``rank`` and ``relative`` are those of
+    the first image, see :func:`source_ranks`; ``nearest`` is the row of the gallery nearest to it.
+    """
+
+    pixels: np.ndarray
+    png: bytes
+    distance: float
+    relative: float
+    rank: float
+    candidates: int
+    nearest: int
+
+
+@dataclass(frozen=True)
+class DemoSubject(Subject):
+    """The run that comes with the workbench, see :func:`demo_run`."""
+
+    name: str = "demo"
+    path: Path = DEMO
+
+    def run(self, images: "Images | None" = None) -> "Run":
+        """Returns the run, laid out where it can be written to."""
+        from workbench.demonstration import demo_run
+
+        return demo_run()
+
+
+def png_of(pixels: np.ndarray) -> bytes:
+    """Returns pixels (uint8, H W C) as PNG."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def denoised_layers(subject: Subject) -> list[str]:
+    """Returns the layers of a run that images can be drawn of, without opening anything."""
+    kept = (subject.path / "denoisers").glob("*/weights/*.safetensors")
+    return sorted({unquote(path.parents[1].name) for path in kept})
+
+
+def open_studio(subject: Subject, told: Callable[[str], None]) -> "Studio":
+    """Returns the studio of a run as it is now, which all sessions share; ``told`` hears what is being done, in words."""
+    kept = sorted((subject.path / "denoisers").glob("*/weights/*.safetensors"))
+    key = f"studio {subject.path.resolve()} {[(str(file), file.stat().st_mtime_ns) for file in kept]}"
+    return pn.state.as_cached(key, lambda: Studio(subject, told))
+
+
+class Studio:
+    """A run's encoder and denoisers, and the gallery: held-out images with what each layer says of them.
+
+    Arguments:
+        subject: The run; its ``images`` are the gallery, where it has some.
+        told: Hears what is being done, in words.
+
+    Raises:
+        ModuleNotFoundError: Without diffusers.
+        ValueError: If the run's images cannot be made again and none are given.
+    """
+
+    def __init__(self, subject: Subject, told: Callable[[str], None] = lambda words: None) -> None:
+        told("Loading torch and the denoisers…")
+        import torch
+
+        from workbench.data.gridded import factor_numbers
+        from workbench.generate.representations import represent
+        from workbench.sampling import denoisers
+
+        run, self._lock = subject.run(), threading.Lock()
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._pipes = {layer: one.model().pipeline().to(self._device) for layer, one in denoisers(run).items()}
+        for pipe in self._pipes.values():
+            pipe.set_progress_bar_config(disable=True)
+        told("Making the images to choose from…")
+        images = subject.images() if subject.images else run.held_out()
+        self.unseen = subject.images is None and images is not None
+        images = run.images() if images is None else images
+        try:
+            numbers = factor_numbers(images)
+        except ValueError:  # no factor varies
+            numbers = pd.DataFrame(index=range(len(images)))
+        numbers = numbers[[c for c in numbers if numbers[c].nunique() <= VALUES]]
+        many = min(GALLERY, len(images) // 2 if len(numbers.columns) else len(images))
+        rows = np.random.default_rng(0).permutation(len(images))
+        rows, others = rows[:many], rows[many:][:LEARNT]
+        self.factors, self._taught = numbers.iloc[rows].reset_index(drop=True), numbers.iloc[others]
+        gallery, self._teachers = images[rows], images[others]
+        self.pixels = gallery.at(range(len(gallery))).cpu().numpy().transpose(0, 2, 3, 1)  # N H W C
+        told(f"Looking at {len(gallery):,} images…")
+        self._model = run.model().to(self._device).eval()
+        self._said = {layer: represent(run, gallery, layer) for layer in self._pipes}
+        self._of: dict[tuple[str, bytes], Representation] = {}
+        self._common: dict[tuple[str, Source], Tensor] = {}
+        self._readers: dict[str, object] = {}
+        self.reads: dict[str, float] = {}  # how often the reader of a factor is right about the gallery
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers that images can be drawn of."""
+        return list(self._pipes)
+
+    def source(self, source: Source) -> np.ndarray:
+        """Returns the pixels (uint8, H W C) of an image of the gallery, or of one that was dropped in."""
+        return (
+            np.frombuffer(source, np.uint8).reshape(self.pixels.shape[1:]) if isinstance(source, bytes) else self.pixels[source]
+        )
+
+    def draw(self, conditions: Sequence[Condition], numbers: Sequence[int], settings: DrawSettings) -> list[Drawn]:
+        """Draws an image of each condition, all of one layer, from the noise of that number, and looks at them."""
+        import torch
+
+        from workbench.core import mixed_seed
+        from workbench.generate.operators import shared_noise
+
+        layer, n = conditions[0].layer, max(numbers) + 1
+        pipe, h = self._pipes[layer], self._rows([self._condition(one) for one in conditions])
+        noise = {"latents": shared_noise(pipe, n, settings.seed)[list(numbers)]}
+        if settings.annealing:
+            seeds = [mixed_seed(settings.seed, number, 1) for number in numbers]
+            noise |= {"annealing": settings.annealing, "generator": [torch.Generator().manual_seed(s) for s in seeds]}
+        steps = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance}
+        with self._lock:
+            drawn = pipe(h, **steps, **noise).images
+        pixels = (drawn * 255).round().to(torch.uint8).cpu()
+        return self._look(pixels, h, conditions)
+
+    def _look(self, pixels: "Tensor", h: "Representation", conditions: Sequence[Condition]) -> list[Drawn]:
+        from workbench.measures.sources import source_ranks
+
+        layer, gallery = conditions[0].layer, self._said[conditions[0].layer].values
+        seen = self._represent(pixels.float() / 255, layer).values.cpu()
+        first = self._rows([self._of_source(layer, one.first) for one in conditions])
+        table = source_ranks(seen, first.values, gallery)
+        plain = all(one.kind == "plain" for one in conditions)
+        table["apart"] = table["distance"] if plain else source_ranks(seen, h.values, gallery)["distance"]
+        arrays = pixels.permute(0, 2, 3, 1).numpy()
+        return [
+            Drawn(array, png_of(array), row.apart, row.relative, row.rank, int(row.candidates), int(row.nearest))
+            for array, row in zip(arrays, table.itertuples(), strict=True)
+        ]
+
+    def _represent(self, pixels: "Tensor", layer: str) -> "Representation":
+        """What a layer says of pixels (N, C, H, W) in [0, 1], in the size of the gallery."""
+        import torch.nn.functional as F
+
+        from workbench.generate.pixels import represent_pixels
+
+        height, width = self.pixels.shape[1:3]
+        if tuple(pixels.shape[2:]) != (height, width):
+            pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
+        return represent_pixels(self._model, pixels, layer)
+
+    def _of_source(self, layer: str, source: Source) -> "Representation":
+        import torch
+
+        if isinstance(source, int):
+            return self._said[layer][source]
+        if (layer, source) not in self._of:
+            pixels = torch.tensor(self.source(source).transpose(2, 0, 1)[None]).float() / 255
+            self._of[layer, source] = self._represent(pixels, layer)
+        return self._of[layer, source]
+
+    def _condition(self, one: Condition) -> "Representation":
+        """What images are drawn of, (1, D)."""
+        from workbench.generate.operators import between, is_sparse, manipulate, random_dimensions
+
+        first = self._of_source(one.layer, one.first)
+        if one.kind == "plain":
+            return first
+        second = None if one.second is None else self._of_source(one.layer, one.second)
+        if one.kind == "between":
+            return between(first, second, FRAMES)[one.at]
+        dimensions = self.common(one.layer, one.first)
+        if one.kind.startswith("random"):
+            dimensions = random_dimensions(dimensions)
+        gallery = self._said[one.layer].values
+        nothing = None if is_sparse(gallery) else gallery.mean(0)
+        return manipulate(first, dimensions, to=second if one.kind.endswith("swapped") else nothing)
+
+    def common(self, layer: str, source: Source) -> "Tensor":
+        """Which dimensions an image has in common with its neighbours in the gallery, (D,), bool."""
+        from workbench.generate.operators import common_dimensions
+
+        if (layer, source) not in self._common:
+            gallery = self._said[layer]
+            few = {"neighbours": len(gallery), "at_least": -(-3 * len(gallery) // 4)} if len(gallery) < 20 else {}
+            self._common[layer, source] = common_dimensions(self._of_source(layer, source), gallery, **few)
+        return self._common[layer, source]
+
+    @staticmethod
+    def _rows(parts: "Sequence[Representation]") -> "Representation":
+        import torch
+
+        from workbench.generate.representations import Representation
+
+        return Representation(torch.cat([part.values.cpu() for part in parts]), parts[0].source)
+
+    # what factors look like
+
+    @property
+    def teaches(self) -> bool:
+        """Whether there are factors, and images enough to learn to read them."""
+        return len(self._teachers) >= LEAST and len(self.factors.columns) > 0
+
+    def learn(self) -> None:
+        """Learns to read the factors off pixels, from images that are not in the gallery; where there are too few, nothing."""
+        from workbench.perceptron import MLPProbe
+
+        if not self.teaches or self.reads:
+            return
+        shown = self._small(self._teachers.at(range(len(self._teachers))).permute(0, 2, 3, 1).numpy())
+        asked = self._small(self.pixels)
+        readers = {
+            name: MLPProbe((96,), lr=3e-3, batch_size=64, epochs=8).fit(shown, self._taught[name].to_numpy())
+            for name in self.factors
+        }
+        self._readers = readers
+        self.reads = {name: float(one.score(asked, self.factors[name].to_numpy())) for name, one in readers.items()}
+
+    def read(self, pixels: np.ndarray) -> pd.DataFrame:
+        """Returns what the factors of images (uint8, N H W C) look like, as whole numbers, a row an image."""
+        small = self._small(pixels)
+        return pd.DataFrame({name: self._readers[name].predict(small) for name in self.reads})
+
+    @staticmethod
+    def _small(pixels: np.ndarray) -> "Tensor":
+        import torch
+        import torch.nn.functional as F
+
+        x = torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255
+        return (F.adaptive_avg_pool2d(x, SMALL) if min(x.shape[2:]) > SMALL else x).flatten(1)

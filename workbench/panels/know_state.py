@@ -1,0 +1,339 @@
+"""What a representation knows, without a picture: which image, which two layers, how many samples, and what they say."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import param
+
+from workbench.panels.know_drawing import FRAMES, Condition, Drawn, DrawSettings, Source, Studio, denoised_layers
+from workbench.panels.layer_cuts import Subject
+
+__all__ = ["KnowState", "SampleRow"]
+
+VIEWS = {"Samples": "samples", "Between two images": "between", "Common dimensions": "dimensions"}
+SIDES = ("left", "right")
+KEPT = 6000  # images that a session remembers
+FIRST = 4  # samples of every row before there are more of any
+ALIKE = 1.25  # ranks that differ by less than this factor are told as alike
+FINE = 12  # values from which on a factor's neighbours count as the same
+ROUND = ("hue", "orientation", "azimuth")  # factors that end where they begin
+CHANGES = ("plain", "zeroed", "random zeroed", "swapped", "random swapped")
+
+
+class SampleRow(NamedTuple):
+    """A row of samples: what they are drawn of, in words, and its condition."""
+
+    words: str
+    condition: Condition
+
+
+class KnowState(param.Parameterized):
+    """State and derivations: which run, image and layers, and how images are drawn. What was drawn is remembered.
+
+    Arguments:
+        found: Runs by name.
+    """
+
+    subject = param.Selector(doc="The run that is looked at")
+    left = param.Selector(doc="The layer that images are drawn of on the left")
+    right = param.Selector(doc="The layer on the right")
+    first = param.Parameter(0, doc="The image: its row of the gallery, or the pixels of one that was dropped in")
+    second = param.Parameter(1, doc="A second image, to go to or to take dimensions from")
+    view = param.Selector(default="samples", objects=VIEWS, doc="What is drawn")
+    at = param.Integer(0, bounds=(0, FRAMES - 1), doc="Eighths of the way from the first image to the second")
+    samples = param.Selector(default=16, objects=[4, 8, 16, 32, 64], doc="Images of each row")
+    seed = param.Integer(0, bounds=(0, 50), doc="Of the noise that images start from")
+    steps = param.Selector(default=10, objects=[5, 10, 20, 50], doc="Of the sampler")
+    guidance = param.Number(1.0, bounds=(0, 4), doc="1: the plain samples; 0: of no representation; above 1: exaggerated")
+    annealing = param.Number(0.0, bounds=(0, 1), doc="Noise on the condition that fades while an image is drawn")
+
+    def __init__(self, found: Mapping[str, Subject], **params: Any) -> None:
+        super().__init__(**params)
+        self.found = dict(found)
+        self.studio: Studio | None = None
+        self.drawn: dict[tuple[DrawSettings, Condition, int], Drawn] = {}
+        self.dropped: list[bytes] = []
+        names = list(self.found) or [""]
+        able = [name for name in names if self.layers(name)]
+        self.param.subject.objects, self.subject = names, (able or names)[0]
+        self._offer()
+
+    # which layers
+
+    def layers(self, name: str = "") -> list[str]:
+        """The layers of a run, by default of that looked at, that images can be drawn of; deepest last where they are usual."""
+        subject = self.found.get(name or self.subject)
+        return denoised_layers(subject) if subject is not None else []
+
+    @param.depends("subject", watch=True)
+    def _offer(self) -> None:
+        layers = self.layers() or [""]
+        self.studio, self.dropped = None, []
+        self.drawn.clear()
+        left = self.left if self.left in layers else layers[0]
+        right = self.right if self.right in layers and self.right != left else layers[-1]
+        for side in SIDES:
+            self.param[side].objects = layers
+        self.param.update(left=left, right=right, first=0, second=1)
+
+    def shown(self) -> list[str]:
+        """The sides that are shown: one where there is one layer."""
+        return [*SIDES] if len(self.layers()) > 1 else ["left"]
+
+    def take(self, studio: Studio) -> None:
+        """Takes up what draws the images of the run."""
+        self.studio = studio
+        others = np.flatnonzero(np.arange(len(studio.pixels)) != 0)
+        if isinstance(self.second, int) and self.second >= len(studio.pixels):
+            self.second = int(others[0]) if len(others) else 0
+
+    def drop(self, content: bytes) -> Source:
+        """Takes an image from a file in as the first; it is cropped and resized to those of the gallery.
+
+        Raises:
+            ValueError: If it is no image, in a sentence.
+        """
+        import io
+
+        from workbench.data.decoding import decode
+
+        height, _, channels = self.studio.pixels.shape[1:]
+        try:
+            pixels = decode(io.BytesIO(content), size=height, channels=channels)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ValueError("That file is no image that can be read: a PNG, JPEG, WebP or GIF is wanted.") from error
+        source = np.ascontiguousarray(pixels.transpose(1, 2, 0)).tobytes()
+        self.dropped = [source, *(one for one in self.dropped if one != source)]
+        self.first = source
+        return source
+
+    # what is to be drawn
+
+    def settings(self) -> DrawSettings:
+        """How images are drawn."""
+        return DrawSettings(self.seed, self.steps, self.guidance, self.annealing)
+
+    def rows(self, side: str) -> list[SampleRow]:
+        """The rows of samples of a side, from the top."""
+        layer, first, second = getattr(self, side), self.first, self.second
+        if self.view == "samples":
+            return [SampleRow("", Condition(layer, first))]
+        if self.view == "between":
+            return [SampleRow(f"{at} / {FRAMES - 1}", self._between(layer, at)) for at in range(FRAMES)]
+        words = (
+            "as it is",
+            "common ones zeroed",
+            "as many at random zeroed",
+            "common ones as in the second",
+            "as many at random as in it",
+        )
+        return [
+            SampleRow(word, Condition(layer, first, kind, second if "swapped" in kind else None))
+            for word, kind in zip(words, CHANGES, strict=True)
+        ]
+
+    def _between(self, layer: str, at: int) -> Condition:
+        """The ends are the two images as they are, so that their samples are those of the first view."""
+        if at in (0, FRAMES - 1):
+            return Condition(layer, self.second if at else self.first)
+        return Condition(layer, self.first, "between", self.second, at)
+
+    def many(self) -> int:
+        """Images a row: fewer where there are several rows."""
+        return self.samples if self.view == "samples" else min(self.samples, 4 if self.view == "between" else 8)
+
+    def wanted(self) -> list[tuple[Condition, int]]:
+        """What was not drawn yet, in the order in which it is to be: a few of both sides, a few of every row, the rest."""
+        settings, parts = self.settings(), [[], [], []]
+        for side in self.shown():
+            rows = self.rows(side)
+            lead = rows[self.at if self.view == "between" else 0]
+            for row in rows:
+                for i in range(self.many()):
+                    parts[2 if i >= FIRST else row is not lead].append((row.condition, i))
+        return [one for one in dict.fromkeys(itertools.chain(*parts)) if (settings, *one) not in self.drawn]
+
+    def keep(self, settings: DrawSettings, made: Sequence[tuple[tuple[Condition, int], Drawn]]) -> None:
+        """Remembers what was drawn; of more than a few thousand images the oldest go."""
+        self.drawn |= {(settings, *wanted): drawn for wanted, drawn in made}
+        for key in list(self.drawn)[: max(len(self.drawn) - KEPT, 0)]:
+            del self.drawn[key]
+
+    def of(self, condition: Condition) -> list[Drawn | None]:
+        """The samples of a row, None where one was not drawn yet."""
+        settings = self.settings()
+        return [self.drawn.get((settings, condition, i)) for i in range(self.many())]
+
+    def complete(self) -> bool:
+        """Whether all is drawn."""
+        return self.studio is not None and not self.wanted()
+
+    # what it says
+
+    def ranks(self, side: str) -> pd.DataFrame | None:
+        """Mean and median rank, MRR and relative distance of the first row's samples, each beside chance; None without any."""
+        from workbench.measures.sources import rank_summary
+
+        made = self._made(self.rows(side)[0].condition)
+        if not made:
+            return None
+        table = pd.DataFrame([{"rank": d.rank, "relative": d.relative, "candidates": d.candidates} for d in made])
+        return rank_summary(table.assign(source=0)).set_index("measure")
+
+    def kept(self, side: str, row: SampleRow | None = None) -> pd.DataFrame:
+        """How many of a row's samples, by default the first's, look like the source in each factor, and chance.
+
+        Columns factor, value, chance, right (how often the reader of the factor is); empty while nobody can read.
+        """
+        from workbench.measures.agreement import factor_agreement
+
+        made = self._made((row or self.rows(side)[0]).condition)
+        if not made or not self.studio.reads:
+            return pd.DataFrame(columns=["factor", "value", "chance", "right"])
+        wanted, near = self._factors(), self.nearness()
+
+        def share(read: pd.DataFrame) -> pd.Series:
+            table = factor_agreement(read, wanted, copies=len(read), **near)
+            return table[table["measure"] == "kept"].set_index("factor")["value"]
+
+        kept = share(self.studio.read(np.stack([d.pixels for d in made])))
+        table = pd.DataFrame({"value": kept, "chance": share(self.studio.factors)}).rename_axis("factor").reset_index()
+        return table.assign(right=table["factor"].map(self.studio.reads))
+
+    def nearness(self) -> dict[str, dict[str, float]]:
+        """Which values of a factor count as one: those within a twelfth of all, and of hues and angles also across the end."""
+        counts = {name: int(self.studio.factors[name].max()) + 1 for name in self.studio.reads}
+        return {
+            "within": {name: float(n // FINE) for name, n in counts.items() if n >= FINE},
+            "periods": {name: float(n) for name, n in counts.items() if name.endswith(ROUND)},
+        }
+
+    def learns(self) -> bool:
+        """Whether somebody still learns to read factors."""
+        return self.studio.teaches and not self.studio.reads
+
+    def _factors(self) -> pd.DataFrame:
+        """The factors of the first image, in one row; of one that was dropped in, as they are read."""
+        if isinstance(self.first, int):
+            return self.studio.factors.iloc[[self.first]][list(self.studio.reads)]
+        return self.studio.read(self.studio.source(self.first)[None])
+
+    def _made(self, condition: Condition) -> list[Drawn]:
+        return [one for one in self.of(condition) if one is not None]
+
+    def maps(self, side: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Mean (H, W, C) and deviation (H, W) of a side's samples, from 0 to 1; None while there are fewer than two."""
+        from workbench.measures.variation import sample_maps
+
+        made = self._made(self.rows(side)[0].condition)
+        if len(made) < 2:
+            return None
+        mean, deviation = sample_maps(np.stack([d.pixels for d in made]).transpose(0, 3, 1, 2), copies=len(made))
+        return mean[0].transpose(1, 2, 0), deviation[0]
+
+    def changes(self, side: str) -> pd.DataFrame:
+        """How often each factor of the samples changed with each change of the dimensions: a row a factor, a column a kind.
+
+        Only of changes that are drawn in full; empty while nobody can read factors.
+        """
+        from workbench.measures.agreement import factor_changes
+
+        made = {row.condition.kind: self._made(row.condition) for row in self.rows(side)}
+        whole = {kind: images for kind, images in made.items() if len(images) == self.many()}
+        if not self.studio.reads or "plain" not in whole or len(whole) < 2:
+            return pd.DataFrame()
+        read = {kind: self.studio.read(np.stack([d.pixels for d in images])) for kind, images in whole.items()}
+        table = factor_changes(read.pop("plain"), read, copies=self.many(), **self.nearness())
+        changed = table[table["measure"] == "changed"].pivot(index="factor", columns="change", values="value")
+        return changed.loc[list(self.studio.reads), list(read)]
+
+    def common(self, side: str) -> tuple[int, int]:
+        """How many dimensions of the first image are common, and how many there are."""
+        mask = self.studio.common(getattr(self, side), self.first)
+        return int(mask.sum()), len(mask)
+
+    # in words
+
+    def remarks(self) -> list[str]:
+        """What the reader has to know, a sentence each."""
+        if not self.found:
+            return []
+        if not self.layers():
+            path = self.found[self.subject].path
+            command = f"`workbench denoise {path} --layers backbone projector`"
+            return [
+                f"{self.subject} has no denoisers yet, which draw images of what its layers say. {command} trains them; "
+                f"`workbench know` alone opens a run that has some."
+            ]
+        if self.studio is not None and not self.studio.unseen and self.found[self.subject].images is None:
+            return [f"There are no images of this kind that {self.subject} was not trained on: these are its own."]
+        return []
+
+    def title(self) -> str:
+        """Which side's samples come nearer to their source, once all are drawn."""
+        if self.view == "between":
+            return "From one image to the other: what changes at once, and what little by little?"
+        if self.view == "dimensions":
+            return "What do the dimensions hold that an image has in common with its neighbours?"
+        if not self.complete():
+            return "What does the representation still know of an image?"
+        tables = {side: self.ranks(side) for side in self.shown()}
+        rank = {side: float(table.loc["mean rank", "value"]) for side, table in tables.items()}
+        if len(rank) == 1:
+            return f"{self.left} knows this image {_place(rank['left'], tables['left'])}: mean rank {_number(rank['left'])}"
+        near, far = sorted(SIDES, key=rank.__getitem__)
+        names, ranks = (getattr(self, near), getattr(self, far)), (_number(rank[near]), _number(rank[far]))
+        if names[0] == names[1] or rank[far] < ALIKE * rank[near]:
+            return f"Both layers know this image about as well: mean rank {ranks[0]} and {ranks[1]}"
+        return f"{names[0]} knows this image better than {names[1]}: mean rank {ranks[0]} against {ranks[1]}"
+
+    def finding(self) -> str:
+        """Chance, and the factor in which the two sides differ most."""
+        if self.view != "samples":
+            return {
+                "between": "Every row starts from the same noise, so that its images differ by the representation alone. "
+                "The ends are samples of the two images as they are.",
+                "dimensions": "A column starts from the same noise in every row. A change that the common dimensions make and "
+                "as many at random do not is theirs.",
+            }[self.view]
+        if not self.complete():
+            return "Images that share what a layer says of this one: what stays is in the representation, what varies is not."
+        table = self.ranks("left")
+        said = f"The source's place among {int(table['candidates'].iloc[0]):,} images by distance; chance {_chance(table)}. "
+        said += f"One image, {len(self._made(self.rows('left')[0].condition))} samples"
+        both = [self.kept(side).set_index("factor") for side in self.shown()]
+        if len(both) == 2 and len(both[0]):
+            apart = (both[0]["value"] - both[1]["value"]).abs()
+            name = apart.idxmax()
+            if apart[name] > 0.1:
+                told = [f"{side} {one.loc[name, 'value']:.0%}" for side, one in zip((self.left, self.right), both, strict=True)]
+                return f"{said}. They part most in {name}: kept by {', '.join(told)} (chance {both[0].loc[name, 'chance']:.0%})."
+        return f"{said}."
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}".removesuffix(".0")
+
+
+def _chance(table: pd.DataFrame) -> str:
+    return _number(float(table.loc["mean rank", "chance"]))
+
+
+def _place(rank: float, table: pd.DataFrame) -> str:
+    chance = float(table.loc["mean rank", "chance"])
+    return "well" if rank < chance / 10 else "somewhat" if rank < chance / 2 else "hardly"
+
+
+def in_chunks(wanted: Sequence[tuple[Condition, int]], size: int) -> Iterator[list[tuple[Condition, int]]]:
+    """Yields what is wanted in its order, ``size`` at a time at most, each part of one layer."""
+    part: list[tuple[Condition, int]] = []
+    for one in wanted:
+        if part and (len(part) >= size or part[0][0].layer != one[0].layer):
+            yield part
+            part = []
+        part.append(one)
+    if part:
+        yield part
