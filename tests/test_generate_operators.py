@@ -249,10 +249,20 @@ def test_pixels_are_represented_as_images_are():
     assert model.training and not any(m._forward_hooks for m in model.modules())
 
 
-@pytest.mark.parametrize("layer", ["backbone.stage1", "backbone", "projector"])
-def test_the_slope_of_a_layer_is_the_difference_quotient_and_the_weights_get_none(layer):
-    model, x = encoder().double(), torch.rand(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
-    with wb.reading(model, layer) as read:
+@pytest.mark.parametrize(
+    ("layer", "tokens"),
+    [
+        ("backbone.stage1", "mean"),
+        ("backbone", "mean"),
+        ("projector", "mean"),
+        ("blocks.1", "patches"),
+        ("blocks.0.attn", "first"),
+    ],
+)
+def test_the_slope_of_a_layer_is_the_difference_quotient_and_the_weights_get_none(layer, tokens):
+    model = wb.TokenViT(8, 4, 12, 2, 2) if "blocks" in layer else encoder()
+    model, x = model.double(), torch.rand(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    with wb.reading(model, layer, tokens=tokens) as read:
         wanted = rows(1, read(x).shape[1])
         value = lambda at: (read(at).double() * wanted).sum()  # noqa: E731
         (slope,) = torch.autograd.grad(value(x), x)

@@ -120,6 +120,7 @@ def common_dimensions(
     """
     (rows, source), (others, same) = _rows(h), _rows(gallery)
     _together("h and the gallery", rows, source, others, same)
+    others = others.to(rows.device)
     if not 1 <= neighbours <= len(others):
         raise ValueError(f"neighbours are from 1 to the {len(others)} rows of the gallery, but got {neighbours}")
     if not 1 <= at_least <= neighbours:
@@ -228,6 +229,7 @@ def out_of_distribution(h: Rows, gallery: Rows) -> pd.DataFrame:
     """
     (rows, source), (others, same) = _rows(h), _rows(gallery)
     _together("h and the gallery", rows, source, others, same)
+    others = others.to(rows.device)
     if len(others) < 2:
         raise ValueError(f"a gallery has at least 2 rows, so that each has another, but got {len(others)}")
     std, mean = torch.std_mean(others.double(), 0, correction=0)

@@ -71,20 +71,20 @@ def reading(model: nn.Module, layer: str, *, tokens: str = "mean") -> Iterator[C
 
 
 def as_pixels(images: Images | Tensor) -> Float[Tensor, "n c h w"]:
-    """Returns images as float32 in [0, 1], after looking at them.
+    """Returns images as float32 in [0, 1] on the processor, after looking at them.
 
     Raises:
         TypeError: If they are neither :class:`Images` nor a tensor of floats.
         ValueError: If they are not (N, C, H, W), none, not finite or beyond [0, 1].
     """
     if isinstance(images, Images):
-        return images.at(range(len(images))).float() / 255
+        return images.at(range(len(images))).cpu().float() / 255
     if not isinstance(images, Tensor) or not images.is_floating_point():
         got = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images are wb.Images, or a tensor of floats (N, C, H, W) in [0, 1], but got {got}")
     if images.ndim != 4 or not len(images):
         raise ValueError(f"pixels are (N, C, H, W) with N of at least 1, but got {tuple(images.shape)}")
-    images = images.detach().float()
+    images = images.detach().float().cpu()
     low, high = images.min(), images.max()
     if not (low >= 0 and high <= 1):
         raise ValueError(f"pixels lie in [0, 1], but these lie in [{low:.3g}, {high:.3g}]; of 255ths write pixels / 255")
