@@ -26,7 +26,7 @@ __all__ = ["MOVES", "Seen", "reading", "represent_pixels", "represent_views"]
 _STILL = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0, "jitter_p": 0.0, "grey": 0.0}
 
 MOVES: Mapping[str, Callable[[Tensor, Tensor], Views]] = {
-    "zoom": Augment(1, **_STILL | {"scale": (0.5, 0.5)}),  # a random half of the area
+    "zoom": Augment(1, **_STILL | {"scale": (0.25, 0.25)}),  # a random quarter of the area
     "colour": Augment(1, **_STILL | {"jitter_p": 1.0, "jitter": (0.4, 0.4, 0.4, 0.1)}),  # SimCLR's for CIFAR-10
     "hue": Augment(1, **_STILL | {"jitter_p": 1.0, "jitter": (0.0, 0.0, 0.0, 0.5)}),  # any turn
     "grey": Augment(1, **_STILL | {"grey": 1.0}),
@@ -130,7 +130,7 @@ def represent_views(
 
     Arguments:
         model, layer, tokens, batch_size: As of :func:`extract`.
-        views: View makers by name, of one view an image. By default ``MOVES``: ``zoom`` (a random half of the area),
+        views: View makers by name, of one view an image. By default ``MOVES``: ``zoom`` (a random quarter of the area),
             ``colour`` (jitter of .4, .4, .4, .1), ``hue`` (any turn), ``grey``, ``flip`` (left to right) and ``rotate`` (30
             degrees).
         seed: Of the views; those of an image are the same with the same images before it.
