@@ -5,10 +5,12 @@ at that point, and a guided one at the point that the guidance's equation names.
 """
 
 import functools
+import importlib.util
 import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import diffusers
@@ -136,8 +138,13 @@ def test_the_loss_withholds_the_share_that_was_asked_for_and_descends_every_para
         assert {n for n, p in part.named_parameters() if p.grad is None or not p.grad.any()} == set()
 
 
-def test_a_few_steps_on_eight_images_lower_the_loss_and_an_average_follows():
-    pipe, h, x = little(widths=(16, 16)), torch.eye(8, D), torch.rand(8, 1, 1, 1, generator=seeded()).expand(8, 3, SIZE, SIZE)
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_a_few_steps_on_eight_images_lower_the_loss_and_an_average_follows(conditioning):
+    pipe, h, x = (
+        little(widths=(16, 16), conditioning=conditioning),
+        rows(8, 1, conditioning),
+        torch.rand(8, 1, 1, 1, generator=seeded()).expand(8, 3, SIZE, SIZE),
+    )
     learned = [*pipe.unet.parameters(), *pipe.projector.parameters()]
     optimiser, average, losses = torch.optim.AdamW(learned, lr=3e-3), EMAModel(learned, decay=0.9), []
     for step in range(60):
@@ -302,8 +309,9 @@ def test_the_kinds_of_output_are_the_same_pixels():
     assert np.array_equal(np.stack([np.asarray(p) for p in pictures]), (255 * array[..., 0]).round().astype("uint8"))
 
 
-def test_in_half_precision_the_images_are_about_the_same():
-    pipe, h = little(), rows(2)
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_in_half_precision_the_images_are_about_the_same(conditioning):
+    pipe, h = seasoned(conditioning), rows(2, 1, conditioning)
     z = torch.randn(2, 3, SIZE, SIZE, generator=seeded())
     draw = lambda p: p(h, latents=z, num_inference_steps=3, guidance_scale=2.0).images  # noqa: E731
     full, half = draw(pipe), draw(pipe.to(torch.bfloat16))
@@ -422,6 +430,23 @@ def test_every_conditioning_is_trained_kept_and_read_as_a_run(conditioning, tmp_
     torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=1e-4)  # its memory lies otherwise after training
 
 
+# --- beside a loop by hand ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_it_draws_what_the_plain_loop_of_the_benchmark_draws(conditioning, guidance):
+    path = Path(__file__).parents[1] / "benchmarks" / "sampling.py"
+    spec = importlib.util.spec_from_file_location("benchmark_sampling", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    pipe, h = seasoned(conditioning), rows(2, 1, conditioning)
+    z = torch.randn(2, 3, SIZE, SIZE, generator=seeded())
+    ours = pipe(h, latents=z, num_inference_steps=3, guidance_scale=guidance).images
+    pipe.unet.eval()
+    assert torch.equal(ours, benchmark.loop(pipe, h, z, 3, guidance))
+
+
 # --- annealing -------------------------------------------------------------------------------------------------------------
 
 
@@ -501,11 +526,15 @@ def test_what_varies_by_rounding_alone_is_only_centred_and_untouched_statistics_
 
 
 @pytest.mark.parametrize("width", [1, 8192])
-def test_representations_may_have_any_number_of_dimensions(width):
-    pipe = wb.build_denoiser(width, SIZE, (4,))
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_representations_may_have_any_number_of_dimensions_and_never_vary(width, conditioning):
+    tokens = (2,) if conditioning == "xattn" else ()
+    pipe = wb.build_denoiser(width, SIZE, (4,), conditioning=conditioning, tokens=2 if tokens else None)
     pipe.set_progress_bar_config(disable=True)
-    pipe.projector.standardise(torch.ones(3, width))
-    assert torch.isfinite(pipe(torch.ones(2, width), num_inference_steps=2).images).all()
+    pipe.projector.standardise(torch.ones(3, *tokens, width))
+    for annealing in (0.0, 0.5):
+        drawn = pipe(torch.ones(2, *tokens, width), num_inference_steps=2, annealing=annealing).images
+        assert torch.isfinite(drawn).all()
 
 
 def test_a_representation_says_where_it_comes_from_and_others_are_refused(tmp_path):
