@@ -430,6 +430,22 @@ def test_every_conditioning_is_trained_kept_and_read_as_a_run(conditioning, tmp_
     torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=1e-4)  # its memory lies otherwise after training
 
 
+def test_a_denoiser_that_attends_takes_every_token_of_a_run_s_layer(tmp_path):
+    images = wb.sprites(32, size=16, seed=0)
+    torch.manual_seed(0)
+    encoder = wb.build_encoder("convnet", "8", width=4)
+    trainer = wb.Trainer(epochs=1, batch_size=16, device="cpu", precision="fp32")
+    run = trainer.fit(encoder, wb.SimCLR(), images, wb.Augment(), out=tmp_path / "run", progress=False)
+    settings = {"widths": (8, 16), "conditioning": "xattn", "trainer": trainer, "progress": False}
+    pipe = wb.train_denoiser(run, "backbone.stage4", **settings).model().pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    h = wb.represent(run, images[:2], "backbone.stage4", tokens="all")
+    assert h.values.ndim == 3
+    assert pipe(h, num_inference_steps=1).images.shape == (2, 3, 16, 16)
+    with pytest.raises(ValueError, match="it gives one vector an image, no tokens; take tokens='mean', or an earlier layer"):
+        wb.train_denoiser(run, "projector", **settings)
+
+
 # --- beside a loop by hand ----------------------------------------------------------------------------------------------
 
 

@@ -68,7 +68,9 @@ def train_denoiser(
     channels, height, width = images.pixels.shape[1:]
     if height != width:
         raise ValueError(f"denoisers draw square images, but {images.name} has {height} x {width} pixels; crop them")
-    h = represent(run, images, layer, progress=progress) if h is None else h
+    if h is None:
+        tokens = "all" if settings.get("conditioning") == "xattn" else "mean"
+        h = represent(run, images, layer, tokens=tokens, progress=progress)
     widths = widths or ((32, 64) if height <= 16 or height % 4 else (32, 64, 64))
     if trainer is None:
         batch = min(64, len(images))
