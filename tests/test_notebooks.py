@@ -23,6 +23,7 @@ TABLES = {  # what each paper leaves beside its notebook
     "metric_zoo": {"measures.csv", "along.csv", "correlated.csv", "regressors.csv"},
     "projection_head": {"linear.csv", "measures.csv"},
     "rankme": {"measures.csv", "regrets.csv", "controls.csv"},
+    "rcdm": {"measures.csv"},
 }
 every = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
