@@ -62,7 +62,7 @@ class KnowSide(pn.viewable.Viewer):
         wide: dict[str, Any] = {"sizing_mode": "stretch_width"}
         word = {"left": "Layer on the left", "right": "Layer on the right"}[side]
         self.layer = pmui.Select.from_param(state.param[side], label=word, size="small", description="", width=240)
-        self.sheet = Clickable(chosen, **wide)
+        self.sheet = Clickable(chosen, margin=(0, 0, 0, 10), **wide)
         self._layout = pn.Column(self.layer, self.sheet, styles={"flex": "1 1 350px"}, min_width=340)
 
     def __panel__(self) -> pn.viewable.Viewable:

@@ -1,7 +1,7 @@
 """What a representation knows, without a picture: which image, which two layers, how many samples, and what they say."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +56,7 @@ class KnowState(param.Parameterized):
         self.studio: Studio | None = None
         self.drawn: dict[tuple[DrawSettings, Condition, int], Drawn] = {}
         self.dropped: list[bytes] = []
+        self._memory: dict[tuple[str, str], tuple[Any, Any]] = {}
         names = list(self.found) or [""]
         able = [name for name in names if self.layers(name)]
         self.param.subject.objects, self.subject = names, (able or names)[0]
@@ -73,6 +74,7 @@ class KnowState(param.Parameterized):
         layers = self.layers() or [""]
         self.studio, self.dropped = None, []
         self.drawn.clear()
+        self._memory.clear()
         left = self.left if self.left in layers else layers[0]
         right = self.right if self.right in layers and self.right != left else layers[-1]
         for side in SIDES:
@@ -175,33 +177,47 @@ class KnowState(param.Parameterized):
 
     def ranks(self, side: str) -> pd.DataFrame | None:
         """Mean and median rank, MRR and relative distance of the first row's samples, each beside chance; None without any."""
+        return self._once("ranks", side, lambda made: self._ranks(made) if made else None)
+
+    @staticmethod
+    def _ranks(made: Sequence[Drawn]) -> pd.DataFrame:
         from workbench.measures.sources import rank_summary
 
-        made = self._made(self.rows(side)[0].condition)
-        if not made:
-            return None
         table = pd.DataFrame([{"rank": d.rank, "relative": d.relative, "candidates": d.candidates} for d in made])
         return rank_summary(table.assign(source=0)).set_index("measure")
 
-    def kept(self, side: str, row: SampleRow | None = None) -> pd.DataFrame:
-        """How many of a row's samples, by default the first's, look like the source in each factor, and chance.
+    def _once(self, what: str, side: str, work: Callable[[list[Drawn]], Any]) -> Any:
+        """What ``work`` makes of the first row's samples, kept until there are more of them, or more can be read."""
+        condition = self.rows(side)[0].condition
+        made = self._made(condition)
+        key = (self.settings(), condition, len(made), len(self.studio.reads))
+        if self._memory.get((what, side), (None,))[0] != key:
+            self._memory[what, side] = key, work(made)
+        return self._memory[what, side][1]
+
+    def kept(self, side: str) -> pd.DataFrame:
+        """How many of the first row's samples look like the source in each factor, and chance.
 
         Columns factor, value, chance, right (how often the reader of the factor is); empty while nobody can read.
         """
+        return self._once("kept", side, self._kept)
+
+    def _kept(self, made: Sequence[Drawn]) -> pd.DataFrame:
         from workbench.measures.agreement import factor_agreement
 
-        made = self._made((row or self.rows(side)[0]).condition)
         if not made or not self.studio.reads:
             return pd.DataFrame(columns=["factor", "value", "chance", "right"])
         wanted, near = self._factors(), self.nearness()
+        read = self.studio.read(np.stack([d.pixels for d in made]))
+        table = factor_agreement(read, wanted, copies=len(made), **near)
+        table = table.loc[table["measure"] == "kept", ["factor", "value"]].reset_index(drop=True)
+        chance = [self._occurs(name, wanted[name].iloc[0], near) for name in table["factor"]]
+        return table.assign(chance=chance, right=table["factor"].map(self.studio.reads))
 
-        def share(read: pd.DataFrame) -> pd.Series:
-            table = factor_agreement(read, wanted, copies=len(read), **near)
-            return table[table["measure"] == "kept"].set_index("factor")["value"]
-
-        kept = share(self.studio.read(np.stack([d.pixels for d in made])))
-        table = pd.DataFrame({"value": kept, "chance": share(self.studio.factors)}).rename_axis("factor").reset_index()
-        return table.assign(right=table["factor"].map(self.studio.reads))
+    def _occurs(self, name: str, value: int, near: dict[str, dict[str, float]]) -> float:
+        """The share of the gallery whose value of a factor counts as this one."""
+        off, turn = (self.studio.factors[name] - value).abs(), near["periods"].get(name, np.inf)
+        return float((np.minimum(off, turn - off) <= near["within"].get(name, 0)).mean())
 
     def nearness(self) -> dict[str, dict[str, float]]:
         """Which values of a factor count as one: those within a twelfth of all, and of hues and angles also across the end."""
