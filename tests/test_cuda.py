@@ -162,6 +162,24 @@ def test_a_denoiser_draws_the_same_images_as_on_a_processor(garments):
     torch.testing.assert_close(there.cpu(), here, rtol=0, atol=2e-2)  # convolutions in TF32
 
 
+@pytest.mark.parametrize("where", ["cpu", DEVICE])
+def test_attacks_and_inversions_of_a_model_on_the_device_are_those_on_a_processor(where):
+    """Wherever the pixels are; results are where the pixels were."""
+    torch.manual_seed(0)
+    model, x = wb.build_encoder("convnet", "8", width=8), torch.rand(6, 3, 16, 16)
+    h = wb.represent_pixels(model, x, "backbone")
+    probe, labels = wb.LinearProbe().fit(h.values, [0, 1, 2, 0, 1, 2]), torch.tensor([0, 1, 2, 0, 1, 2])
+    here = [wb.attacked(model, probe, x, labels, "backbone", 0.05, steps=steps) for steps in (None, 3)]
+    model.to(DEVICE)
+    for wanted, steps in zip(here, (None, 3), strict=True):
+        found = wb.attacked(model, probe, x.to(where), labels, "backbone", 0.05, steps=steps)
+        assert found.device.type == where
+        assert ((found.cpu() - wanted).abs() < 1e-3).double().mean() > 0.95  # where the slope is nought its sign is rounding's
+    assert wb.represent_pixels(model, x.to(where), "backbone").values.device.type == where
+    found = wb.invert(model, h.values.to(where), "backbone", image_size=16, steps=40, progress=False)
+    assert found.distance.median() < 0.5
+
+
 STEADY = ["SimCLR", "VICReg", "BarlowTwins", "BYOL", "MoCoV3", "SimSiam", "DirectCLR", "SupCon", "Supervised", "QLAE"]
 
 

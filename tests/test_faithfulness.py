@@ -196,6 +196,7 @@ def test_the_interval_is_over_sources_and_widens_when_copies_are_alike():
         ({"samples": torch.zeros(4, 7)}, "as wide as the gallery, 5; but got shape"),
         ({"sources": [0, 100]}, "the gallery has the rows 0 to 99, but sources are 0 to 100"),
         ({"sources": [0.5, 1.5]}, "sources are rows of the gallery or a matrix"),
+        ({"sources": [True, False]}, r"but got shape \(2,\) of torch.bool"),
         ({"metric": "taxi"}, "got metric='taxi'"),
         ({"gallery": torch.full((100, 5), math.nan)}, "hold NaN or infinity"),
     ],
@@ -412,6 +413,9 @@ def test_images_that_are_not_copies_of_each_source_are_said(f):
     for images, copies in ((np.zeros((5, 1, 2, 2)), 2), (np.zeros((4, 4)), 2), (np.zeros((4, 1, 2, 2)), 1)):
         with pytest.raises(ValueError, match="copies of each source together and at least two"):
             f(images, copies=copies)
+    for wrong in (255.0, np.nan):
+        with pytest.raises(ValueError, match=r"uint8 or lie in \[0, 1\], but these lie in"):
+            f(np.full((4, 1, 2, 2), wrong), copies=2)
     with pytest.raises(ValueError, match="two sources or more"):
         sample_variation(np.zeros((2, 1, 2, 2)), copies=2)
 

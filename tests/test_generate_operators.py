@@ -540,6 +540,11 @@ def probe():
         (lambda m: wb.invert(m, H, "backbone", image_size=16, steps=0), ValueError, "steps is a whole number of at least 1, but"),
         (lambda m: wb.invert(m, H, "backbone", image_size=16, jitter=2), ValueError, "jitter is from 0 to 1, but got 2"),
         (lambda m: wb.invert(m, "h", "backbone", image_size=16), TypeError, "tensor of floats .* but got str"),
+        (lambda m: wb.invert(m, H / 0, "backbone", image_size=16), ValueError, "of finite representations, but some of these rows"),
+        (lambda m: wb.attacked(m, wb.RidgeProbe(), X, [0, 1], "backbone", 0.1), TypeError, "LinearProbe .* but got RidgeProbe"),
+        (lambda m: wb.attacked(m, lambda h: h, X, [0, 6], "projector", 0.1), ValueError, r"from 0 to 6 where it gives \(2, 6\)"),
+        (lambda m: wb.attacked(m, lambda h: h.sum(1), X, [0, 1], "projector", 0.1), ValueError, r"where it gives \(2,\)"),
+        (lambda m: wb.attacked(m, lambda h: h, X, [0, 0.5], "projector", 0.1), ValueError, "whole numbers .* but got float64"),
     ],
 )  # fmt: skip
 def test_bad_input_is_told_what_was_wanted(call, kind, says):

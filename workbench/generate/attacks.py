@@ -68,7 +68,7 @@ def attacked(
 
     Raises:
         TypeError, KeyError, ValueError: As of :func:`extract`; if there is not one known label an image; if ``eps`` is not from 0
-            to 1 or ``steps`` below 1; if the probe is of another width.
+            to 1 or ``steps`` below 1; if the probe is of another width; if a head gives no logit of a label.
 
     Example:
         >>> images, model = wb.garments(64), wb.build_encoder("convnet", "8", width=4)
@@ -89,7 +89,7 @@ def attacked(
 
         def climb(at: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
             at = at.requires_grad_()
-            loss = F.cross_entropy(_logits(probe, read(at), layer), y[rows], reduction="none")
+            loss = _losses(_logits(probe, read(at), layer), y[rows])
             (slope,) = torch.autograd.grad(loss.sum(), at)  # a sum, so that an image's slope is its own
             return loss.detach(), slope
 
@@ -128,6 +128,8 @@ def _starts(x: Tensor, rows: slice, seed: int) -> Tensor:
 def _logits(probe: LinearProbe | Head, h: Tensor, layer: str) -> Tensor:
     """Returns logits in float64, in which the loss of a sure answer has a slope still."""
     if not isinstance(probe, LinearProbe):
+        if not callable(probe):
+            raise TypeError(f"an attack climbs the loss of a wb.LinearProbe or of what gives logits, but got {type(probe).__name__}")
         return probe(h).double()
     if h.shape[1] != probe.n_features_in_:
         raise ValueError(
@@ -137,11 +139,22 @@ def _logits(probe: LinearProbe | Head, h: Tensor, layer: str) -> Tensor:
     return probe.differentiable(h.double())
 
 
+def _losses(logits: Tensor, y: Tensor) -> Tensor:
+    if logits.ndim != 2 or not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
+        raise ValueError(
+            f"labels number a head's logits (B, K) from 0, but go from {int(y.min())} to {int(y.max())} where it gives "
+            f"{tuple(logits.shape)}"
+        )
+    return F.cross_entropy(logits, y.to(logits.device), reduction="none")
+
+
 def _numbers(probe: LinearProbe | Head, labels: Sequence | np.ndarray | Tensor, n: int) -> Tensor:
     labels = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
     if labels.shape != (n,):
         raise ValueError(f"each of the {n} images has one label, but got labels of shape {labels.shape}")
     if not isinstance(probe, LinearProbe):
+        if labels.dtype.kind not in "iub":
+            raise ValueError(f"labels of a head are the whole numbers of its logits, but got {labels.dtype}")
         return torch.from_numpy(labels.astype(np.int64))
     probe.require_fit()
     strange = labels[~np.isin(labels, probe.classes_)]

@@ -145,7 +145,7 @@ def inverting(
     Raises:
         TypeError: If the model is no torch module, or h neither a tensor nor a :class:`Representation`.
         KeyError: If the model has no such layer.
-        ValueError: If h is of another width, model or layer, or a setting lies outside its range.
+        ValueError: If h is of another width, model or layer, or not finite, or a setting lies outside its range.
     """
     chosen = dict(INVERSIONS[one_of("method", method, tuple(INVERSIONS))])
     given = {"smooth": smooth, "jitter": jitter, "colour": colour, "copies": copies, "lr": lr}
@@ -233,8 +233,9 @@ def _rough(x: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
 
 
 def _target(h: Representation | Tensor, model: nn.Module, layer: str, tokens: str) -> Tensor:
-    if not isinstance(h, Representation):
-        return Representation(h).values
+    h = h if isinstance(h, Representation) else Representation(h)
+    if not torch.isfinite(h.values).all():
+        raise ValueError("images are looked for of finite representations, but some of these rows hold NaN or infinity")
     known = record(model, layer, tokens) if isinstance(model, nn.Module) else {}
     differ = [f"{k} {h.source[k]!r} instead of {v!r}" for k, v in known.items() if h.source.get(k, v) != v]
     if differ:

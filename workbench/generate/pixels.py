@@ -46,8 +46,8 @@ class Seen(NamedTuple):
 def reading(model: nn.Module, layer: str, *, tokens: str = "mean") -> Iterator[Callable[[Tensor], Tensor]]:
     """While entered, the model is in evaluation mode; yields what takes pixels (B, C, H, W) in [0, 1] to a layer's (B, D).
 
-    Gradients flow to the pixels unless they are switched off. Ask for those alone, by ``torch.autograd.grad``: then the
-    weights get none.
+    Rows are where the pixels are, wherever the model is. Gradients flow to the pixels unless they are switched off. Ask for
+    those alone, by ``torch.autograd.grad``: then the weights get none.
 
     Arguments:
         model, layer, tokens: As of :func:`extract`.
@@ -67,7 +67,7 @@ def reading(model: nn.Module, layer: str, *, tokens: str = "mean") -> Iterator[C
     (name,) = named(model, layer)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with all_digits(), Listening(model, [name], tokens) as hear:
-        yield lambda pixels: hear(pixels.to(device))[name]
+        yield lambda pixels: hear(pixels.to(device))[name].to(pixels.device)
 
 
 def as_pixels(images: Images | Tensor) -> Float[Tensor, "n c h w"]:

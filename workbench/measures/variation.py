@@ -76,7 +76,7 @@ def sample_maps(samples: Float[Tensor, "n c h w"] | np.ndarray, *, copies: int) 
         Means, and deviations (divided by copies - 1, root of the mean over channels), both in [0, 1].
 
     Raises:
-        ValueError: If the samples are no images, or not ``copies`` of each source; at least two.
+        ValueError: If the samples are no images or beyond [0, 1], or not ``copies`` of each source; at least two.
 
     Example:
         >>> mean, deviation = sample_maps(np.array([0, 1.0]).reshape(2, 1, 1, 1), copies=2)
@@ -144,4 +144,6 @@ def _by_source(samples: Tensor | np.ndarray, copies: int) -> Float[np.ndarray, "
             f"{x.shape} and copies={copies}."
         )
     x = x / 255 if x.dtype == np.uint8 else x
+    if not (x.min() >= 0 and x.max() <= 1):
+        raise ValueError(f"samples are uint8 or lie in [0, 1], but these lie in [{x.min():.3g}, {x.max():.3g}].")
     return x.astype(np.float64).reshape(-1, copies, *x.shape[1:])
