@@ -196,7 +196,7 @@ def test_the_interval_is_over_sources_and_widens_when_copies_are_alike():
         ({"samples": torch.zeros(4, 7)}, "as wide as the gallery, 5; but got shape"),
         ({"sources": [0, 100]}, "the gallery has the rows 0 to 99, but sources are 0 to 100"),
         ({"sources": [0.5, 1.5]}, "sources are rows of the gallery or a matrix"),
-        ({"sources": [True, False]}, r"but got shape \(2,\) of torch.bool"),
+        ({"sources": [True, False]}, r"but got \(2,\) of torch.bool"),
         ({"metric": "taxi"}, "got metric='taxi'"),
         ({"gallery": torch.full((100, 5), math.nan)}, "hold NaN or infinity"),
     ],

@@ -202,6 +202,16 @@ def test_a_perfect_denoiser_of_a_point_arrives_there(prediction, name):
     torch.testing.assert_close(drawn, wanted[:, None, None, None].expand_as(drawn), rtol=0, atol=0.02)
 
 
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+def test_multistep_schedulers_arrive_there_on_the_straight_line_of_flow_matching(name):
+    pipe, h = knowing(little(), "flow"), rows()
+    how = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **how)
+    drawn = pipe(h, num_inference_steps=8, generator=seeded()).images
+    wanted = point(pipe, pipe.projector(h)).detach()
+    torch.testing.assert_close(drawn, wanted[:, None, None, None].expand_as(drawn), rtol=0, atol=0.02)
+
+
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 2.0])
 def test_guidance_arrives_where_its_equation_says(scale):
     pipe, h = knowing(little(), "flow"), rows()
@@ -638,6 +648,8 @@ for name in ("build_denoiser", "RepresentationProjector"):
             ValueError,
             "HeunDiscreteScheduler reckons with other noise than was trained with, betas evenly from .0001 to .02",
         ),
+        (lambda p: diffused(p, diffusers.DPMSolverMultistepScheduler(prediction_type="flow_prediction"))(rows()), ValueError,
+         "other noise than was trained with, a straight line from image to noise; take DPMSolver.*use_flow_sigmas=True"),
         (lambda p: swapped(p, "EDMEulerScheduler")(rows()), ValueError, "predicts 'flow', but EDMEulerScheduler reads"),
         (lambda p: wb.diffusion_loss(p.predict, torch.rand(2, 3, 8, 8), rows(3)), ValueError, "2 images and 3 representations"),
         (lambda p: wb.diffusion_loss(p.predict, torch.rand(3, 3, 8, 8), rows(), null=2), ValueError, "from 0 to 1, but got 2"),
@@ -648,6 +660,9 @@ for name in ("build_denoiser", "RepresentationProjector"):
          "give at most 3 widths, or images of a multiple of 8 pixels"),
         (lambda p: wb.build_denoiser(D, 15, (8, 8)), ValueError, "15 pixels cannot be halved 1 times.* at most 1 widths"),
         (lambda p: wb.build_denoiser(0, 16), ValueError, "features_dim is a whole number of at least 1, but got 0"),
+        (lambda p: wb.build_denoiser(D, 16, channels=0), ValueError, "channels is a whole number of at least 1, but got 0"),
+        (lambda p: wb.build_denoiser(D, 16.0), ValueError, "image_size is a whole number of at least 1, but got 16.0"),
+        (lambda p: wb.build_denoiser(D, 16, 8), ValueError, "widths are filters of at least one level, .* but got 8, 0"),
         (lambda p: wb.build_denoiser(D, 16, ()), ValueError, "widths are filters of at least one level"),
         (lambda p: wb.build_denoiser(D, 16, conditioning="film"), ValueError, "one of 'adagn', 'cbn', 'xattn', but got 'film'"),
         (lambda p: wb.build_denoiser(D, 16, prediction="x"), ValueError, "is one of 'flow', 'epsilon', 'v', 'edm', but"),

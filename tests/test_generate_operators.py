@@ -64,6 +64,8 @@ def test_the_ends_of_a_line_are_the_representations_and_the_rest_is_straight():
     for k, row in enumerate(line.values):
         torch.testing.assert_close(row, one.values[0] * (1 - k / 6) + other.values[0] * (k / 6), rtol=1e-5, atol=1e-2)
     assert len(wb.between(one, other)) == 9
+    many = wb.between(one.values.view(1, 4, 16), other.values.view(1, 4, 16), 7)  # tokens
+    assert torch.equal(many.values.flatten(1), line.values)
     torch.testing.assert_close(wb.between(other, one, 7).values, line.values.flip(0), rtol=1e-5, atol=1e-3)
 
 
@@ -212,11 +214,11 @@ def test_common_dimensions_change_samples_more_than_as_many_others(tmp_path):
 
 
 def test_how_far_is_that_of_a_loop():
-    gallery, h = rows(30, 4, 2) * torch.tensor([1, 10, 0.1, 0]), rows(5, 4, 3) * torch.tensor([2, 1, 1, 0])
+    gallery, h = rows(30, 4, 2) * torch.tensor([1, 10, 0.1, 0]), rows(5, 4, 3) * torch.tensor([2, 1, 1, 0.5])
     table = wb.out_of_distribution(wb.Representation(h), gallery)
-    scaled, asked = (
-        ((x.double() - gallery.double().mean(0)) / (gallery.double().std(0, correction=0) + 1e-6)) for x in (gallery, h)
-    )
+    std = gallery.double().std(0, correction=0)
+    std[3] = 1  # it never varied, and is only centred
+    scaled, asked = ((x.double() - gallery.double().mean(0)) / std for x in (gallery, h))
     own = [min(float((a - b).norm()) for j, b in enumerate(scaled) if i != j) for i, a in enumerate(scaled)]
     for i, row in table.iterrows():
         apart = [float((asked[i] - b).norm()) for b in scaled]
@@ -505,6 +507,9 @@ def probe():
         (lambda m: wb.between(HERE, THERE), ValueError, "two ends do not come from the same: layer 'backbone' and 'projector'"),
         (lambda m: wb.between(HERE, torch.ones(1, 3)), ValueError, "two ends are .* of one layer, but have 5 and 3 dimensions"),
         (lambda m: wb.between(torch.ones(2, D), HERE), ValueError, r"at each end, but got 2; pick one by h\[3\]"),
+        (lambda m: wb.between(torch.ones(1, 2, D), torch.ones(1, 3, D)), ValueError, "have 2 x 5 and 3 x 5 dimensions"),
+        (lambda m: wb.manipulate(torch.ones(1, 2, D), [0]), ValueError, r"vector an image, but got tokens \(1, 2, 5\)"),
+        (lambda m: wb.invert(m, torch.ones(1, 2, 8), "backbone", image_size=16), ValueError, r"got tokens \(1, 2, 8\)"),
         (lambda m: wb.between(HERE, HERE, 1), ValueError, "at least its 2 ends, but got n=1"),
         (lambda m: wb.between(HERE, torch.ones(1, D) / 0), ValueError, "must be finite, but 1 rows are not"),
         (lambda m: wb.between(torch.ones(D), HERE), TypeError, r"but got \(5,\)"),
@@ -540,7 +545,7 @@ def probe():
         (lambda m: wb.invert(m, H, "backbone", image_size=16, steps=0), ValueError, "steps is a whole number of at least 1, but"),
         (lambda m: wb.invert(m, H, "backbone", image_size=16, jitter=2), ValueError, "jitter is from 0 to 1, but got 2"),
         (lambda m: wb.invert(m, "h", "backbone", image_size=16), TypeError, "tensor of floats .* but got str"),
-        (lambda m: wb.invert(m, H / 0, "backbone", image_size=16), ValueError, "of finite representations, but some of these rows"),
+        (lambda m: wb.invert(m, H / 0, "backbone", image_size=16), ValueError, "of finite representations, but some"),
         (lambda m: wb.attacked(m, wb.RidgeProbe(), X, [0, 1], "backbone", 0.1), TypeError, "LinearProbe .* but got RidgeProbe"),
         (lambda m: wb.attacked(m, lambda h: h, X, [0, 6], "projector", 0.1), ValueError, r"from 0 to 6 where it gives \(2, 6\)"),
         (lambda m: wb.attacked(m, lambda h: h.sum(1), X, [0, 1], "projector", 0.1), ValueError, r"where it gives \(2,\)"),

@@ -7,6 +7,7 @@ import torch
 
 import workbench as wb
 from workbench.cli import main
+from workbench.sampling import usual_trainer
 
 TINY = {"widths": (8, 16)}
 TRAINER = wb.Trainer(epochs=2, batch_size=16, lr=2e-3, weight_decay=0.0, device="cpu", precision="fp32")
@@ -99,6 +100,37 @@ def test_every_row_is_of_its_own_image(images):
         wb.Conditioned([1.0])
 
 
+def test_a_row_too_many_or_too_few_is_said(run, images, tmp_path):
+    h = wb.represent(run, images, "backbone")
+    for rows, shown in ((h[:60], images), (h, images[:60])):
+        with pytest.raises(ValueError, match=f"but there are {len(rows)} rows and {len(shown)} images"):
+            wb.train_denoiser(run, images=shown, h=rows, out=tmp_path / "none", trainer=TRAINER, progress=False, **TINY)
+
+
+def test_a_denoiser_is_not_trained_on_images_of_another_shape_than_it_draws(images):
+    h = torch.randn(len(images), 3, generator=torch.Generator().manual_seed(1))
+    for settings in ({"image_size": 8}, {"image_size": 16, "channels": 1}):
+        with pytest.raises(ValueError, match=r"draws images .*, but is shown \(3, 16, 16\); take wb.Conditioned\(h, size="):
+            next(TRAINER.steps(wb.Denoiser(3, widths=(8,), **settings), wb.Denoising(), images, wb.Conditioned(h)))
+    next(TRAINER.steps(wb.Denoiser(3, 8, (8,)), wb.Denoising(), images, wb.Conditioned(h, size=8)))
+
+
+def test_without_withheld_representations_there_is_no_guidance(run, tmp_path):
+    made = wb.train_denoiser(run, trainer=TRAINER, null=0.0, out=tmp_path, progress=False, **TINY)
+    pipe, h = made.model().pipeline(), torch.zeros(1, 32)
+    assert not pipe.config.guided and drawn(pipe, h).shape == (2, 3, 16, 16)
+    with pytest.raises(ValueError, match="no representation was withheld when this denoiser was trained"):
+        pipe(h, guidance_scale=2.0)
+
+
+def test_tokens_are_taken_where_they_are_attended_to(run, images, tmp_path):
+    how = {"conditioning": "xattn", "trainer": TRAINER, "out": tmp_path, "minutes": 0, "progress": False}
+    made = wb.train_denoiser(run, "backbone.stage1", **how, **TINY)
+    assert made.spec["model"]["source"]["tokens"] == "all" and made.spec["model"]["tokens"] > 1
+    plain = wb.Denoiser.of(torch.randn(4, 6), 16, (8,))  # rows of which nothing is known
+    assert plain.features_dim == 6 and plain.source is None
+
+
 def test_what_is_no_denoiser_is_said(images):
     views = wb.Conditioned(torch.zeros(len(images), 3))(images.at([0, 1]), torch.tensor([0, 1]))
     with pytest.raises(TypeError, match=r"trains a wb\.Denoiser, but got a Encoder"):
@@ -116,6 +148,15 @@ def test_the_verb_trains_each_layer_and_an_unknown_one_is_said(run, tmp_path, ca
     assert json.loads((run.path / "denoisers" / "backbone.stage1" / "run.json").read_text())["total"] == 2
     assert main([*argv, "backbone.stag1"]) == 1
     assert "backbone.stage1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "epochs"), [({}, 9), ({"seed": 1}, 9), ({"lr": 1e-3}, 9), ({"batch_size": 512}, 75), ({"epochs": 2}, 2)]
+)
+def test_a_setting_changes_nothing_else_of_the_training(asked, epochs):
+    """A second seed is trained for as long as the first."""
+    trainer = usual_trainer(wb.from_arrays(torch.zeros(6_400, 1, 2, 2, dtype=torch.uint8)), **asked)
+    assert trainer == wb.Trainer(**{"epochs": epochs, "batch_size": 64, "lr": 2e-3, "weight_decay": 0.0} | asked)
 
 
 def test_denoisers_are_not_taken_for_encoders(run, denoiser):

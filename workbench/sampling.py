@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import torch
 
@@ -17,7 +17,7 @@ from workbench.train import Trainer
 __all__ = ["denoisers", "train_denoiser"]
 
 FOLDER = "denoisers"
-SEEN = 57_600  # images that a training sees where nothing is said: 900 steps of 64
+STEPS = 900  # of a training, where nothing is said
 
 
 def train_denoiser(
@@ -42,7 +42,8 @@ def train_denoiser(
         run: Of the encoder; its last kept weights are taken.
         layer: A module path.
         images: Drawn, and represented; by default those that the run was trained on.
-        h: Their representations, where they were taken elsewhere; by default taken from the run, and kept with it.
+        h: Their representations, where they were taken elsewhere; by default taken from the run, and kept with it, or its tokens
+            for ``conditioning="xattn"``.
         out: Folder; by default ``denoisers/LAYER`` in that of the run, where :func:`denoisers` finds it.
         widths: Filters of each level; by default (32, 64), and for more than 16 pixels that can be halved twice (32, 64, 64):
             for a processor. Larger ones are for a GPU.
@@ -54,8 +55,8 @@ def train_denoiser(
 
     Raises:
         KeyError: If there is no such layer.
-        ValueError: If the folder holds a training of other settings, the images cannot be made again and none are given, or
-            they cannot be halved so often.
+        ValueError: If the folder holds a training of other settings, the images cannot be made again and none are given,
+            they cannot be halved so often, or there is not a representation an image.
 
     Example:
         Eight samples of each of the first four images::
@@ -71,11 +72,10 @@ def train_denoiser(
     if h is None:
         tokens = "all" if settings.get("conditioning") == "xattn" else "mean"
         h = represent(run, images, layer, tokens=tokens, progress=progress)
+    if len(h) != len(images):
+        raise ValueError(f"row i of h is of image i, but there are {len(h)} rows and {len(images)} images")
     widths = widths or ((32, 64) if height <= 16 or height % 4 else (32, 64, 64))
-    if trainer is None:
-        batch = min(64, len(images))
-        steps = len(images) // batch
-        trainer = Trainer(epochs=math.ceil(SEEN / 64 / steps), batch_size=batch, lr=2e-3, weight_decay=0.0)
+    trainer = trainer or usual_trainer(images)
     torch.manual_seed(trainer.seed)  # the same call starts from the same weights
     model = Denoiser.of(h, height, widths, channels=channels, **settings)
     out = run.path / FOLDER / quote(layer, safe="") if out is None else out
@@ -83,8 +83,16 @@ def train_denoiser(
     return trainer.fit(model, Denoising(null, decay), images, Conditioned(h), **record)
 
 
+def usual_trainer(images: Images, **settings: Any) -> Trainer:
+    """Returns the trainer of 900 steps of 64 images, but for these settings; of another ``batch_size`` 900 steps, too."""
+    batch = settings.get("batch_size", min(64, len(images)))
+    epochs = math.ceil(STEPS / max(len(images) // batch, 1))
+    return Trainer(**{"epochs": epochs, "batch_size": batch, "lr": 2e-3, "weight_decay": 0.0} | settings)
+
+
 def denoisers(run: Run | str | Path) -> dict[str, Run]:
     """Returns the denoisers that stand in a run's folder, by layer, in the order of their names; none where none were trained."""
     folder = (run.path if isinstance(run, Run) else Path(run)) / FOLDER
     found = [Run(path.parent) for path in sorted(folder.glob("*/run.json"))]
-    return {str(((other.spec.get("model") or {}).get("source") or {}).get("layer")): other for other in found if other.steps}
+    told = [((other.spec.get("model") or {}).get("source") or {}).get("layer") for other in found]
+    return {layer or unquote(one.path.name): one for layer, one in zip(told, found, strict=True) if one.steps}

@@ -12,15 +12,12 @@ def denoise(args: argparse.Namespace) -> None:
     workbench denoise runs/mine --layers backbone --widths 192 384 576 768 --attention 2 --epochs 100 --batch-size 512
     """
     from workbench.run import Run
-    from workbench.sampling import train_denoiser
-    from workbench.train import Trainer
+    from workbench.sampling import train_denoiser, usual_trainer
 
     run = Run(args.run, allow=args.allow)
     images = given_images(args, run) or run.images()
-    asked = {
-        k: getattr(args, k) for k in ("epochs", "batch_size", "lr", "seed", "compile") if getattr(args, k) not in (None, False)
-    }
-    trainer = Trainer(**{"epochs": 10, "batch_size": 64, "lr": 2e-3, "weight_decay": 0.0} | asked) if asked else None
+    asked = {k: getattr(args, k) for k in ("epochs", "batch_size", "lr", "seed", "compile") if getattr(args, k) is not None}
+    trainer = usual_trainer(images, **asked)
     settings = {k: getattr(args, k) for k in ("widths", "prediction", "conditioning", "minutes") if getattr(args, k) is not None}
     for layer in args.layers:
         sizes = {"attention": args.attention, "layers": args.blocks}
@@ -41,7 +38,7 @@ def denoise_options(parser: argparse.ArgumentParser) -> None:
     add("--attention", type=int, default=0, help="how many of the last levels attend over space; default 0")
     add("--prediction", help="flow, epsilon, v or edm; default flow")
     add("--conditioning", help="adagn, cbn or xattn; default adagn")
-    add("--epochs", type=int, help="by default so many that 57,600 images are seen; 10 where anything of the training is set")
+    add("--epochs", type=int, help="by default so many that there are 900 steps")
     add("--batch-size", type=int, help="default 64")
     add("--lr", type=float, help="default 2e-3")
     add("--seed", type=int, help="default 0")

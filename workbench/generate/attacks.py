@@ -129,7 +129,9 @@ def _logits(probe: LinearProbe | Head, h: Tensor, layer: str) -> Tensor:
     """Returns logits in float64, in which the loss of a sure answer has a slope still."""
     if not isinstance(probe, LinearProbe):
         if not callable(probe):
-            raise TypeError(f"an attack climbs the loss of a wb.LinearProbe or of what gives logits, but got {type(probe).__name__}")
+            raise TypeError(
+                f"an attack climbs the loss of a wb.LinearProbe or of what gives logits, but got {type(probe).__name__}"
+            )
         return probe(h).double()
     if h.shape[1] != probe.n_features_in_:
         raise ValueError(

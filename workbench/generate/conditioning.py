@@ -27,12 +27,11 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from workbench.generate.representations import Representation
+from workbench.generate.representations import Representation, varies
 
 __all__ = ["RepresentationProjector"]
 
 CHUNK = 4096  # rows that are summed at a time
-CONSTANT = 1e-5  # of its mean: what varies by less than rounding does not vary
 
 
 class RepresentationProjector(ModelMixin, ConfigMixin):
@@ -96,7 +95,7 @@ class RepresentationProjector(ModelMixin, ConfigMixin):
     def standardised(self, h: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
         """Returns ``(h - mean) / std``; where std is at most 1e-5 of the mean, or both are 0, ``h - mean``."""
         self._check_shape(h)
-        return (h.to(self.mean) - self.mean) / torch.where(self.std > CONSTANT * self.mean.abs(), self.std, 1)
+        return (h.to(self.mean) - self.mean) / torch.where(varies(self.mean, self.std), self.std, 1)
 
     def tell(self, z: Float[Tensor, "b *d"]) -> Float[Tensor, "b *w"]:
         """Returns the conditions of representations that are standardised already."""

@@ -234,6 +234,8 @@ def _rough(x: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
 
 def _target(h: Representation | Tensor, model: nn.Module, layer: str, tokens: str) -> Tensor:
     h = h if isinstance(h, Representation) else Representation(h)
+    if h.values.ndim != 2:
+        raise ValueError(f"images are looked for of one vector each, (N, D), but got tokens {tuple(h.values.shape)}")
     if not torch.isfinite(h.values).all():
         raise ValueError("images are looked for of finite representations, but some of these rows hold NaN or infinity")
     known = record(model, layer, tokens) if isinstance(model, nn.Module) else {}

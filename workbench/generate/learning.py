@@ -38,9 +38,10 @@ class Denoiser(nn.Module):
         features_dim, image_size, widths, channels, layers, attention, hidden, prediction, conditioning, tokens: As of
             :func:`build_denoiser`.
         source: Of the representations, see :class:`Representation`; :meth:`of` and :meth:`standardise` set it.
+        guided: As of :class:`RCDMPipeline`; training sets it.
 
     Raises:
-        ValueError: As :func:`build_denoiser`.
+        ValueError: As :func:`build_denoiser`; in ``forward`` and ``predict``, if images have other channels or another size.
 
     Example:
         >>> model = Denoiser(8, 16, (8, 16))
@@ -62,6 +63,7 @@ class Denoiser(nn.Module):
         conditioning: str = "adagn",
         tokens: int | None = None,
         source: dict[str, Any] | None = None,
+        guided: bool = True,
     ) -> None:
         from workbench.generate.rcdm import build_denoiser
 
@@ -69,6 +71,7 @@ class Denoiser(nn.Module):
         self.features_dim, self.image_size, self.widths, self.channels = features_dim, image_size, tuple(widths), channels
         self.layers, self.attention, self.hidden = layers, attention, hidden
         self.prediction, self.conditioning, self.tokens, self.source = prediction, conditioning, tokens, source
+        self.guided = guided
         shape = {"channels": channels, "layers": layers, "attention": attention, "hidden": hidden}
         self.drawing = build_denoiser(
             features_dim, image_size, self.widths, **shape, prediction=prediction, conditioning=conditioning, tokens=tokens
@@ -79,7 +82,13 @@ class Denoiser(nn.Module):
         self._say_source()
 
     @classmethod
-    def of(cls, h: Representation, image_size: int, widths: Sequence[int] = (32, 64), **settings: Any) -> "Denoiser":
+    def of(
+        cls,
+        h: Representation | Float[Tensor, "n *d"],
+        image_size: int,
+        widths: Sequence[int] = (32, 64),
+        **settings: Any,
+    ) -> "Denoiser":
         """Returns an untrained one for these representations, standardised by theirs and for no others.
 
         Example:
@@ -91,6 +100,7 @@ class Denoiser(nn.Module):
                 run = trainer.fit(model, wb.Denoising(), images, wb.Conditioned(h), out="runs/rcdm")
                 run.model().pipeline()(h[:4], num_images_per_rep=8, num_inference_steps=20).images
         """
+        h = h if isinstance(h, Representation) else Representation(h)
         tokens = h.values.shape[1] if h.values.ndim == 3 else None
         return cls(h.values.shape[-1], image_size, widths, tokens=tokens, **settings).standardise(h)
 
@@ -108,6 +118,12 @@ class Denoiser(nn.Module):
 
     def predict(self, x: Float[Tensor, "b c h w"], time: Tensor, h: Tensor, dropped: Tensor | None = None) -> Tensor:
         """Returns what the trained weights say of noisy images, as :meth:`RCDMPipeline.predict`."""
+        wanted = (self.channels, self.image_size, self.image_size)
+        if tuple(x.shape[1:]) != wanted:
+            raise ValueError(
+                f"the denoiser draws images (channels, height, width) of {wanted}, but is shown {tuple(x.shape[1:])}; take "
+                f"wb.Conditioned(h, size={self.image_size}), or make it for images of that shape"
+            )
         return self.drawing.predict(x, time, h, dropped)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Embedding:
@@ -130,7 +146,7 @@ class Denoiser(nn.Module):
         self._say_source()
         parts = self.average if averaged else {"unet": self.unet, "projector": self.projector}
         scheduler = type(self.drawing.scheduler).from_config(self.drawing.scheduler.config)
-        settings = {"prediction": self.prediction, "conditioning": self.conditioning}
+        settings = {"prediction": self.prediction, "conditioning": self.conditioning, "guided": self.guided}
         return RCDMPipeline(parts["unet"], parts["projector"], scheduler, **settings)
 
     @torch.no_grad()
@@ -186,7 +202,7 @@ class Denoising(Objective):
     """Asks a :class:`Denoiser` for what was added to images, see :func:`diffusion_loss`, and averages its weights.
 
     Arguments:
-        null: Share of the images, from 0 to 1, whose representation is withheld, so that samples can be guided.
+        null: Share of the images, from 0 to 1, whose representation is withheld, so that samples can be guided; else not.
         decay: d of the average, from 0 (none) to 1 (it never moves).
 
     Raises:
@@ -203,6 +219,9 @@ class Denoising(Objective):
                 raise ValueError(f"Denoising's {name} lies from 0 to 1, but got {value}.")
         self.null, self.decay = null, decay
         self.register_buffer("taken", torch.zeros(()))  # steps, for the average
+
+    def begin(self, model: Denoiser, sample: Embedding) -> None:
+        model.guided = self.null > 0
 
     def forward(self, model: Denoiser, views: Views) -> dict[str, Tensor]:
         if not hasattr(model, "predict"):

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.core import mixed_seed
-from workbench.generate.representations import Representation
+from workbench.generate.representations import Representation, varies
 
 __all__ = [
     "between",
@@ -42,7 +42,7 @@ def between(first: Rows, second: Rows, n: int = 9) -> Representation:
     """Returns ``n`` representations on the straight line from one to another, the two ends as they are.
 
     Arguments:
-        first, second: One representation each, (1, D).
+        first, second: One representation each, (1, D), or its tokens (1, T, D).
         n: How many, both ends included.
 
     Raises:
@@ -52,14 +52,14 @@ def between(first: Rows, second: Rows, n: int = 9) -> Representation:
         >>> between(torch.tensor([[0.0, 4.0]]), torch.tensor([[2.0, 0.0]]), 3).values.tolist()
         [[0.0, 4.0], [1.0, 2.0], [2.0, 0.0]]
     """
-    (one, source), (other, same) = _rows(first), _rows(second)
+    (one, source), (other, same) = (_rows(h, tokens=True) for h in (first, second))
     for rows in (one, other):
         if len(rows) != 1:
             raise ValueError(f"a line has one representation at each end, but got {len(rows)}; pick one by h[3]")
     if n < 2:
         raise ValueError(f"a line has at least its 2 ends, but got n={n}")
     source = _together("the two ends", one, source, other, same)
-    a = torch.linspace(0, 1, n, dtype=torch.float64)[:, None].to(one)
+    a = torch.linspace(0, 1, n, dtype=torch.float64).view(-1, *[1] * (one.ndim - 1)).to(one)
     return Representation((1 - a) * one + a * other.to(one), source)
 
 
@@ -136,7 +136,7 @@ def common_dimensions(
         std, mean = torch.std_mean(others.double(), 0, correction=0)
         off = (others - mean).abs()  # z divides both sides by the same deviation
         bar = off.kthvalue(1 + int(quantile * (len(off) - 1)), dim=0).values
-        on = ((seen - mean).abs() > bar) & (std > 1e-6 * mean.abs())
+        on = ((seen - mean).abs() > bar) & varies(mean, std)
     common = on.unflatten(0, near.shape).sum(1) >= at_least
     return common[0] if len(rows) == 1 else common
 
@@ -205,7 +205,7 @@ def out_of_distribution(h: Rows, gallery: Rows) -> pd.DataFrame:
         out_of_distribution(represent(model, other_images, layer), represent(model, training_images, layer))
 
     Distances are Euclidean, of dimensions divided by their standard deviation in the gallery; one that never varied there
-    is divided by 1e-6 more than nought, as by the denoiser.
+    is only centred, as by the denoiser.
 
     Arguments:
         h: (N, D), not rows of the gallery, whose nearest neighbour would be they themselves.
@@ -233,7 +233,7 @@ def out_of_distribution(h: Rows, gallery: Rows) -> pd.DataFrame:
     if len(others) < 2:
         raise ValueError(f"a gallery has at least 2 rows, so that each has another, but got {len(others)}")
     std, mean = torch.std_mean(others.double(), 0, correction=0)
-    rows, others = ((x - mean) / (std + 1e-6) for x in (rows, others))
+    rows, others = ((x - mean) / torch.where(varies(mean, std), std, 1) for x in (rows, others))
     near, distance = (t[:, 0] for t in _nearest(rows, others, 1))
     own = _nearest(others, others, 2)[1][:, 1]
     beyond = (own < distance[:, None]).double().mean(1)
@@ -248,18 +248,24 @@ def _nearest(rows: Tensor, others: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return index, torch.stack([(rows - others[column]).norm(dim=1) for column in index.T], 1)
 
 
-def _rows(h: Rows) -> tuple[Tensor, dict[str, Any]]:
+def _rows(h: Rows, *, tokens: bool = False) -> tuple[Tensor, dict[str, Any]]:
     h = h if isinstance(h, Representation) else Representation(h)
-    if not torch.isfinite(h.values).all():
-        raise ValueError(f"representations must be finite, but {int((~torch.isfinite(h.values)).any(1).sum())} rows are not")
+    if h.values.ndim == 3 and not tokens:
+        raise ValueError(
+            f"a row is one vector an image, but got tokens {tuple(h.values.shape)}; take wb.represent's tokens='mean'"
+        )
+    finite = torch.isfinite(h.values).flatten(1).all(1)
+    if not finite.all():
+        raise ValueError(f"representations must be finite, but {int((~finite).sum())} rows are not")
     return h.values.detach(), h.source
 
 
 def _together(what: str, one: Tensor, source: dict[str, Any], other: Tensor, same: dict[str, Any]) -> dict[str, Any]:
     """Returns what is known of both, where they are of one width and nothing says that they are of two sources."""
-    if one.shape[1] != other.shape[1]:
+    if one.shape[1:] != other.shape[1:]:
+        sizes = [" x ".join(map(str, x.shape[1:])) for x in (one, other)]
         raise ValueError(
-            f"{what} are representations of one layer, but have {one.shape[1]} and {other.shape[1]} dimensions; "
+            f"{what} are representations of one layer, but have {sizes[0]} and {sizes[1]} dimensions; "
             f"take both by wb.represent(model, images, layer)"
         )
     differ = [f"{k} {source[k]!r} and {same[k]!r}" for k in sorted(source.keys() & same.keys()) if source[k] != same[k]]

@@ -55,7 +55,8 @@ HEAD = 32  # numbers a head of attention to tokens
 CONDITION = 512  # what the paper maps a representation to
 SAYS = {"epsilon": "epsilon", "v": "v_prediction", "flow": "flow_prediction", "edm": "epsilon"}  # in diffusers' words
 SCHEDULERS = {
-    "flow": "FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, or one with prediction_type='flow_prediction'",
+    "flow": "FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, or one with prediction_type='flow_prediction' and "
+    "use_flow_sigmas=True",
     "epsilon": "one with prediction_type='epsilon', such as DDIMScheduler",
     "v": "one with prediction_type='v_prediction', such as DDIMScheduler",
     "edm": "EDMEulerScheduler or EDMDPMSolverMultistepScheduler",
@@ -241,6 +242,11 @@ class RCDMPipeline(DiffusionPipeline):
         says = self.scheduler.config.get("prediction_type", "flow_prediction" if kind.startswith("FlowMatch") else None)
         if says != SAYS[wants] or kind.startswith("EDM") != (wants == "edm"):
             raise ValueError(f"the network predicts {wants!r}, but {kind} reads its answer as {says!r}; take {SCHEDULERS[wants]}")
+        if wants == "flow" and not kind.startswith("FlowMatch") and not self.scheduler.config.get("use_flow_sigmas"):
+            raise ValueError(
+                f"{kind} reckons with other noise than was trained with, a straight line from image to noise; take "
+                f"{kind}.from_config(config, prediction_type='flow_prediction', use_flow_sigmas=True)"
+            )
         betas = getattr(self.scheduler, "alphas_cumprod", None)
         if wants in ("epsilon", "v") and not (
             betas is not None and torch.allclose(betas.cpu().double(), alphas_bar(), rtol=1e-3)
@@ -288,8 +294,8 @@ def build_denoiser(
         tokens: T, for ``"xattn"``.
 
     Raises:
-        ValueError: If the images cannot be halved so often, there is no such prediction or conditioning, or tokens are given
-            without attention to them, or the reverse.
+        ValueError: If the images cannot be halved so often, a number is none, there is no such prediction or conditioning, or
+            tokens are given without attention to them, or the reverse.
 
     Example:
         >>> pipe = build_denoiser(8, 16, (8, 16))
@@ -305,7 +311,10 @@ def build_denoiser(
             if tokens is None
             else f"tokens go with conditioning='xattn'; {conditioning!r} is told one vector an image"
         )
-    if not widths or min(widths) < 1 or not 0 <= attention <= len(widths):
+    for name, value in {"image_size": image_size, "channels": channels, "layers": layers}.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"a denoiser's {name} is a whole number of at least 1, but got {value!r}")
+    if not isinstance(widths, Sequence) or not widths or min(widths) < 1 or not 0 <= attention <= len(widths):
         raise ValueError(f"widths are filters of at least one level, attention at most as many, but got {widths}, {attention}")
     shape = {
         "sample_size": image_size,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn as nn
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.data.images import Images
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Representation", "represent"]
 
 CHECKED = 4096  # rows, spread over all, that a digest reads
+CONSTANT = 1e-5  # of its mean: what varies by less than rounding does not vary
 KEPT = ("model", "tokens", "views")  # of what a store says that its features were taken from
 
 
@@ -110,3 +111,8 @@ def record(model: nn.Module, layer: str, tokens: str) -> dict[str, Any]:
     """Returns what representations of a layer were taken from, as a :class:`Representation` keeps it."""
     pixels = {k: list(getattr(model, k)) for k in ("mean", "std") if isinstance(getattr(model, k, None), list | tuple)}
     return {"model": digest(model), "layer": layer, "tokens": tokens} | pixels
+
+
+def varies(mean: Float[Tensor, " d"], std: Float[Tensor, " d"]) -> Bool[Tensor, " d"]:
+    """Returns which dimensions vary by more than rounding, and so have a scale; others are only centred."""
+    return std > CONSTANT * mean.abs()

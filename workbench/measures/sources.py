@@ -174,7 +174,9 @@ def _own(sources: Sequence[int] | np.ndarray | Tensor, gallery: Matrix) -> tuple
         return whole(given), None
     rows = torch.as_tensor(given).cpu()
     if rows.ndim != 1 or rows.is_floating_point() or rows.dtype is torch.bool or not len(rows):
-        raise ValueError(f"sources are rows of the gallery or a matrix (sources, dimensions), but got shape {tuple(rows.shape)} of {rows.dtype}.")
+        raise ValueError(
+            f"sources are rows of the gallery or a matrix (sources, dimensions), but got {tuple(rows.shape)} of {rows.dtype}."
+        )
     if not 0 <= int(rows.min()) <= int(rows.max()) < n:
         raise ValueError(f"the gallery has the rows 0 to {n - 1}, but sources are {int(rows.min())} to {int(rows.max())}.")
     return whole(rows_of(gallery, rows.numpy())), rows.long()
