@@ -184,7 +184,7 @@ class RCDMPipeline(DiffusionPipeline):
         told = null if z is None else self.projector.tell(z)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         steps = len(self.scheduler.timesteps)
-        x = self._start(n, num_images_per_rep, latents, generator) * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        x = self._start(n, num_images_per_rep, latents, generator, device) * getattr(self.scheduler, "init_noise_sigma", 1.0)
         with self.progress_bar(total=steps) as bar, _at_rest(self.unet, self.projector):
             for i, t in enumerate(self.scheduler.timesteps):
                 if annealing and z is not None:
@@ -224,17 +224,22 @@ class RCDMPipeline(DiffusionPipeline):
         return takes
 
     def _start(
-        self, n: int, per_rep: int, latents: Tensor | None, generator: torch.Generator | list[torch.Generator] | None
+        self,
+        n: int,
+        per_rep: int,
+        latents: Tensor | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+        device: torch.device,
     ) -> Tensor:
         if isinstance(generator, list) and len(generator) != n:
             raise ValueError(f"give one generator, or one an image: {len(generator)} were given for {n} images")
         shape = (self.unet.config.in_channels, *_size(self.unet))
         if latents is None:
-            return randn_tensor((n, *shape), generator=generator, device=self._execution_device, dtype=self.unet.dtype)
+            return randn_tensor((n, *shape), generator=generator, device=device, dtype=self.unet.dtype)
         if tuple(latents.shape) not in ((n, *shape), (per_rep, *shape)):
             shared = f" or {(per_rep, *shape)}" if per_rep != n else ""
             raise ValueError(f"latents of these samples are {(n, *shape)}{shared}, but got {tuple(latents.shape)}")
-        return latents.repeat(n // len(latents), 1, 1, 1).to(self._execution_device, self.unet.dtype)
+        return latents.repeat(n // len(latents), 1, 1, 1).to(device, self.unet.dtype)
 
     def _step_arguments(self, eta: float, generator: Any) -> dict[str, Any]:
         """Returns what the scheduler's step takes beside the sample, once it is known to fit."""
@@ -356,14 +361,14 @@ def build_denoiser(
 @contextmanager
 def _at_rest(*modules: torch.nn.Module) -> Iterator[None]:
     """While entered, the modules are in evaluation mode: what is normalised over a batch in training is not while drawing."""
-    modes = {module: module.training for module in modules}
+    training = [module for module in modules if module.training]
     try:
-        for module in modules:
+        for module in training:
             module.eval()
         yield
     finally:
-        for module, mode in modes.items():
-            module.train(mode)
+        for module in training:
+            module.train()
 
 
 def _check_annealing(strength: float, tau1: float, tau2: float, psi: float) -> None:
