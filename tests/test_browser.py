@@ -804,6 +804,19 @@ def test_two_networks_inside_jupyterlab_without_internet(lab_page, tmp_path):
         eventually(lambda: near(lab_page, "other") == rows[3], 90)
 
 
+def test_what_a_representation_knows_inside_jupyterlab_without_internet(lab_page, denoised_run, tmp_path):
+    pytest.importorskip("diffusers")
+    run = denoised_run(tmp_path / "mine")
+    cells = [CELLS[0], f"from workbench.panels import WhatItKnows\nWhatItKnows({str(run.path)!r})"]
+    write_notebook(tmp_path / "know.ipynb", cells)
+    with lab(tmp_path) as address:
+        run_all(lab_page, address, "know.ipynb", seconds=180)
+        eventually(lambda: lab_page.locator(".sample").count() == 32 and lab_page.locator(".blank").count() == 0, 180)
+        before = samples(lab_page, "right")
+        lab_page.locator(".thumb").nth(3).click()
+        eventually(lambda: len(samples(lab_page, "right")) == 16 and not set(samples(lab_page, "right")) & set(before), 120)
+
+
 def test_the_start_notebook_in_jupyterlab(lab_page, tmp_path):
     notebook = json.loads((HOME / "notebooks" / "00_start.ipynb").read_text())
     for cell in notebook["cells"]:

@@ -129,7 +129,7 @@ class KnowSide(pn.viewable.Viewer):
         nearest = _image(png_of(self.state.studio.pixels[one.nearest]), 56)
         card = (
             f'<div class="card">{_image(one.png, 56)}<div>distance to the condition <b>{one.distance:.2f}</b>'
-            f"<br>the image is its number <b>{one.rank:,.0f}</b> of {one.candidates:,}"
+            f"<br>rank of the image <b>{one.rank:,.0f}</b> of {one.candidates:,}"
             f"<br>nearest real image: no. <b>{one.nearest}</b></div>{nearest}</div>"
         )
         return f'<div class="sample" tabindex="0">{_image(one.png, side)}{card}</div>'
