@@ -1,6 +1,7 @@
 """A denoiser is trained, kept, stopped, gone on with and found as any other run."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -113,6 +114,16 @@ def test_a_denoiser_is_not_trained_on_images_of_another_shape_than_it_draws(imag
         with pytest.raises(ValueError, match=r"draws images .*, but is shown \(3, 16, 16\); take wb.Conditioned\(h, size="):
             next(TRAINER.steps(wb.Denoiser(3, widths=(8,), **settings), wb.Denoising(), images, wb.Conditioned(h)))
     next(TRAINER.steps(wb.Denoiser(3, 8, (8,)), wb.Denoising(), images, wb.Conditioned(h, size=8)))
+
+
+@pytest.mark.parametrize(("prediction", "time", "scale"), [("flow", 0, 1), ("epsilon", 0, 1), ("edm", math.log(2e-3) / 4, 2)])
+def test_as_a_model_it_is_shown_images_with_hardly_any_noise_as_in_training(prediction, time, scale, monkeypatch):
+    model, x = wb.Denoiser(3, 16, (8,), prediction=prediction).eval(), torch.rand(2, 3, 16, 16)
+    shown, predict = [], model.predict
+    monkeypatch.setattr(model, "predict", lambda *given: shown.append(given) or predict(*given))
+    assert model(x).h.shape == (2, 8)
+    torch.testing.assert_close(shown[0][0], scale * (2 * x - 1), rtol=1e-3, atol=1e-3)
+    assert shown[0][1].tolist() == pytest.approx([time] * 2) and shown[0][3].all()
 
 
 def test_without_withheld_representations_there_is_no_guidance(run, tmp_path):

@@ -22,7 +22,7 @@ from torch import Tensor
 from workbench.core import Embedding, Views
 from workbench.generate.representations import Representation
 from workbench.objectives.base import Objective
-from workbench.objectives.denoising import diffusion_loss
+from workbench.objectives.denoising import diffusion_loss, noised
 from workbench.views.plain import Plain
 
 if TYPE_CHECKING:
@@ -133,7 +133,9 @@ class Denoiser(nn.Module):
         try:
             nothing = torch.zeros(len(x), *self.projector.shape, device=x.device, dtype=x.dtype)
             dropped = torch.ones(len(x), dtype=torch.bool, device=x.device)
-            self.predict(2 * x - 1, torch.zeros(len(x), device=x.device), nothing, dropped)
+            least = torch.full((len(x),), 2e-3 if self.prediction == "edm" else 0.0, device=x.device)
+            seen, time, _ = noised(2 * x - 1, torch.zeros_like(x), least, self.prediction)
+            self.predict(seen, time, nothing, dropped)
         finally:
             hook.remove()
         h = kept[0].mean((2, 3))
