@@ -1,6 +1,7 @@
 """What a representation knows, without a browser: what is drawn and in which order, what is said of it, what is taken away."""
 
 import io
+import json
 import subprocess
 import sys
 import threading
@@ -72,6 +73,7 @@ def pretended(tmp_path):
         weights = tmp_path / "mine" / "denoisers" / layer / "weights"
         weights.mkdir(parents=True)
         (weights / "00000001.safetensors").touch()
+        (weights.parent / "run.json").write_text("{}")
     (tmp_path / "bare").mkdir()
     state = KnowState({name: Subject(name, tmp_path / name) for name in ("bare", "mine")})
     state.take(Canvas())
@@ -90,6 +92,15 @@ def test_without_a_run_the_one_that_came_along_is_opened(tmp_path, monkeypatch):
     viewer = wb.WhatItKnows()
     assert list(viewer.state.found) == ["demo"]
     assert viewer.state.layers() == denoised_layers(DemoSubject()) == ["backbone", "projector"]
+
+
+def test_denoisers_of_tokens_are_left_to_python(tmp_path):
+    for layer, conditioning in {"backbone": "adagn", "backbone.stage1": "xattn", "projector": "cbn"}.items():
+        folder = tmp_path / "denoisers" / layer
+        (folder / "weights").mkdir(parents=True)
+        (folder / "weights" / "00000001.safetensors").touch()
+        (folder / "run.json").write_text(json.dumps({"model": {"conditioning": conditioning}}, indent=1))
+    assert denoised_layers(Subject("mine", tmp_path)) == ["backbone", "projector"]
 
 
 def test_a_run_without_denoisers_says_what_makes_them(pretended, tmp_path):

@@ -100,9 +100,9 @@ def png_of(pixels: np.ndarray) -> bytes:
 
 
 def denoised_layers(subject: Subject) -> list[str]:
-    """Returns the layers of a run that images can be drawn of, without opening anything."""
-    kept = (subject.path / "denoisers").glob("*/weights/*.safetensors")
-    return sorted({unquote(path.parents[1].name) for path in kept})
+    """Returns the layers of a run that images are drawn of here, read off its files: a vector an image, no tokens (``xattn``)."""
+    kept = {path.parents[1] for path in (subject.path / "denoisers").glob("*/weights/*.safetensors")}
+    return sorted(unquote(folder.name) for folder in kept if '"conditioning": "xattn"' not in (folder / "run.json").read_text())
 
 
 def open_studio(subject: Subject, told: Callable[[str], None]) -> "Studio":
@@ -132,9 +132,9 @@ class Studio:
         from workbench.generate.representations import represent
         from workbench.sampling import denoisers
 
-        run, self._lock = subject.run(), threading.Lock()
+        run, shown, self._lock = subject.run(), denoised_layers(subject), threading.Lock()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._pipes = {layer: one.model().pipeline().to(self._device) for layer, one in denoisers(run).items()}
+        self._pipes = {layer: one.model().pipeline().to(self._device) for layer, one in denoisers(run).items() if layer in shown}
         for pipe in self._pipes.values():
             pipe.set_progress_bar_config(disable=True)
         told("Making the images to choose from…")
