@@ -1,6 +1,5 @@
 """Denoisers of a run's layers: trained on its images and what its layers say of them, each a run in a folder of the run."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from workbench.train import Trainer
 __all__ = ["denoisers", "train_denoiser"]
 
 FOLDER = "denoisers"
-STEPS = 900  # of a training, where nothing is said
+STEPS = 675  # of a training, where nothing is said
 
 
 def train_denoiser(
@@ -45,10 +44,10 @@ def train_denoiser(
         h: Their representations, where they were taken elsewhere; by default taken from the run, and kept with it, or its tokens
             for ``conditioning="xattn"``.
         out: Folder; by default ``denoisers/LAYER`` in that of the run, where :func:`denoisers` finds it.
-        widths: Filters of each level; by default (32, 64), and for more than 16 pixels that can be halved twice (32, 64, 64):
+        widths: Filters of each level; by default (32, 64), and for more than 16 pixels that can be halved twice (16, 32, 64):
             for a processor. Larger ones are for a GPU.
-        trainer: Its settings; by default 57,600 images are seen in batches of 64, at a rate of .002: of 16 pixels about three
-            minutes on one core.
+        trainer: Its settings; by default about 675 batches of 64 are seen, at a rate of .002: at most three minutes on two idle
+            cores.
         null, decay: As of :class:`Denoising`.
         minutes, snapshots, progress: As of :meth:`Trainer.fit`.
         settings: Of :class:`Denoiser`: ``layers``, ``attention``, ``hidden``, ``prediction``, ``conditioning``.
@@ -74,7 +73,7 @@ def train_denoiser(
         h = represent(run, images, layer, tokens=tokens, progress=progress)
     if len(h) != len(images):
         raise ValueError(f"row i of h is of image i, but there are {len(h)} rows and {len(images)} images")
-    widths = widths or ((32, 64) if height <= 16 or height % 4 else (32, 64, 64))
+    widths = widths or ((32, 64) if height <= 16 or height % 4 else (16, 32, 64))
     trainer = trainer or usual_trainer(images)
     torch.manual_seed(trainer.seed)  # the same call starts from the same weights
     model = Denoiser.of(h, height, widths, channels=channels, **settings)
@@ -84,9 +83,9 @@ def train_denoiser(
 
 
 def usual_trainer(images: Images, **settings: Any) -> Trainer:
-    """Returns the trainer of 900 steps of 64 images, but for these settings; of another ``batch_size`` 900 steps, too."""
+    """Returns the trainer of about 675 steps of 64 images, but for these settings; as many of another ``batch_size``."""
     batch = settings.get("batch_size", min(64, len(images)))
-    epochs = math.ceil(STEPS / max(len(images) // batch, 1))
+    epochs = max(1, round(STEPS / max(len(images) // batch, 1)))
     return Trainer(**{"epochs": epochs, "batch_size": batch, "lr": 2e-3, "weight_decay": 0.0} | settings)
 
 
