@@ -10,6 +10,7 @@ from collections import namedtuple
 import holoviews as hv
 import numpy as np
 import pandas as pd
+import panel as pn
 import pytest
 from bokeh.models import ColumnDataSource, Plot, Title
 
@@ -581,3 +582,16 @@ def test_other_notebooks_than_jupyters_need_their_bridge(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="reach vscode notebooks through jupyter_bokeh.*pip install jupyter_bokeh"):
         notebook()
+
+
+def test_a_picture_comes_back_though_the_design_of_the_page_reached_its_figure():
+    picture = Picture()
+    picture.hide(hidden=True)
+    picture.show(hv.Image(np.eye(4)))
+    root = pn.Column(picture).get_root()
+    ((_, inner),) = picture._pane._plots.values()
+    inner._overrides.append("design")
+    picture.hide(hidden=False)
+    ((_, shown),) = picture._pane._plots.values()
+    assert shown is not inner
+    assert [model.visible for model in root.select({"type": type(shown.object)})] == [True]

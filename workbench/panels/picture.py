@@ -41,7 +41,10 @@ class Picture(pn.viewable.Viewer):
 
     def hide(self, *, hidden: bool) -> None:
         """Takes the picture off the page, or puts it back."""
-        self._pane.visible = not hidden
+        try:
+            self._pane.visible = not hidden
+        except AttributeError:  # Panel now and then hands the page's design on to Bokeh's figure, which has none: drawn anew
+            self._pane.param.trigger("object")
 
     def show(self, figure: Any) -> None:
         """Draws ``figure`` from now on; None clears."""
