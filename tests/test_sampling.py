@@ -93,7 +93,7 @@ def test_other_representations_are_not_gone_on_with(run, images, tmp_path):
 def test_every_row_is_of_its_own_image(images):
     h = torch.arange(len(images))[:, None].float()
     views = wb.Conditioned(h)(images.at([5, 2]), torch.tensor([5, 2]))
-    assert views.actions[0]["representation"].flatten().tolist() == [5, 2]
+    assert views.actions[0]["representation"].values.flatten().tolist() == [5, 2]
     torch.testing.assert_close(views.images[0], images.at([5, 2]).float() / 255)
     with pytest.raises(IndexError, match="no representation of image 63"):
         wb.Conditioned(h[:10])(images.at([63]), torch.tensor([63]))
@@ -140,6 +140,13 @@ def test_tokens_are_taken_where_they_are_attended_to(run, images, tmp_path):
     assert made.spec["model"]["source"]["tokens"] == "all" and made.spec["model"]["tokens"] > 1
     plain = wb.Denoiser.of(torch.randn(4, 6), 16, (8,))  # rows of which nothing is known
     assert plain.features_dim == 6 and plain.source is None
+
+
+def test_a_denoiser_is_not_trained_on_another_layers_representations(images):
+    h, other = (wb.generate.Representation(torch.randn(len(images), 3), {"layer": name}) for name in ("backbone", "projector"))
+    training = TRAINER.steps(wb.Denoiser.of(h, 16, (8,)), wb.Denoising(), images, wb.Conditioned(other))
+    with pytest.raises(ValueError, match="layer 'projector' instead of 'backbone'"):
+        next(training)
 
 
 def test_what_is_no_denoiser_is_said(images):

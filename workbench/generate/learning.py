@@ -197,7 +197,7 @@ class Conditioned:
                 f"there is no representation of image {int(index.max())}: row i is of image i, and h has {len(self.h)}"
             )
         rows = self._rows[index.to(self._rows.device)].to(pixels.device)
-        return self._plain(pixels, index)._replace(actions=[{"representation": rows}])
+        return self._plain(pixels, index)._replace(actions=[{"representation": Representation(rows, self.h.source)}])
 
 
 class Denoising(Objective):
@@ -210,6 +210,7 @@ class Denoising(Objective):
     Raises:
         ValueError: If one lies outside its range.
         TypeError: When called, if the model is no denoiser or the views bring no representations.
+        ValueError: When called, if they are not those that the denoiser was made for.
     """
 
     takes = 1

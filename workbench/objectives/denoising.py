@@ -26,7 +26,7 @@ References:
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -89,7 +89,7 @@ def mean_square(predicted: Float[Tensor, "b c h w"], target: Float[Tensor, "b c 
 def diffusion_loss(
     predict: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     x: Float[Tensor, "b c h w"],
-    h: Float[Tensor, "b d"],
+    h: Any,
     *,
     prediction: str = "flow",
     null: float = 0.1,
@@ -100,7 +100,7 @@ def diffusion_loss(
     Arguments:
         predict: ``predict(seen, time, h, dropped)`` is the network, such as :meth:`RCDMPipeline.predict`.
         x: Images in [0, 1], as the views have them.
-        h: Their representations, row by row.
+        h: Their representations, row by row: what ``predict`` takes, such as a tensor (B, D) or a :class:`Representation`.
         prediction: ``"flow"``, ``"epsilon"``, ``"v"`` or ``"edm"``, as above.
         null: Share of the images, from 0 to 1, whose representation is withheld, so that samples can be guided.
         generator: Of noise and its levels, and of whose representation is withheld; torch's global one by default.

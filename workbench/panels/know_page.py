@@ -239,7 +239,8 @@ class WhatItKnows(pn.viewable.Viewer):
         """Draws everything as it is by now, as one message to the browser."""
         with pn.io.hold():
             state, there = self.state, self.state.studio is not None
-            error = self.job.error if self.job is not None and self.job.done.is_set() else None
+            ended = [job for job in (self.learning, self.job) if job is not None and job.done.is_set()]
+            error = next((job.error for job in reversed(ended) if job.error is not None), None)
             if error is not None:
                 words = str(error.args[0] if error.args else error)
                 self.trouble.param.update(object=html.escape(f"It failed: {words}"), visible=True)
