@@ -187,6 +187,18 @@ def test_dimensions_are_zeroed_or_swapped_and_the_others_left():
     torch.testing.assert_close(meant[:, which], torch.zeros(3, 2), rtol=0, atol=1e-5)
 
 
+def test_of_tokens_every_one_is_changed():
+    h, target = torch.randn(2, 4, D), torch.randn(1, 4, D)
+    which = torch.tensor([True, False, False, True, False])
+    assert torch.equal(wb.manipulate(h, which).values, h * ~which)
+    assert torch.equal(wb.manipulate(h, which, to=target).values, torch.where(which, target, h))
+    assert torch.equal(wb.manipulate(h, which, to=target[0, 0]).values, torch.where(which, target[0, 0], h))
+    own = torch.stack([which, ~which])
+    assert torch.equal(wb.manipulate(h, own).values, h * ~own[:, None])
+    with pytest.raises(ValueError, match=r"for each of 5, or for each of \(2, 5\), but got \(4, 5\)"):
+        wb.manipulate(h, torch.ones(4, D, dtype=torch.bool))
+
+
 def test_random_dimensions_are_as_many_and_any():
     common = torch.stack([torch.arange(40) < k for k in (0, 1, 7, 40)])
     found = wb.random_dimensions(common)
@@ -508,7 +520,7 @@ def probe():
         (lambda m: wb.between(HERE, torch.ones(1, 3)), ValueError, "two ends are .* of one layer, but have 5 and 3 dimensions"),
         (lambda m: wb.between(torch.ones(2, D), HERE), ValueError, r"at each end, but got 2; pick one by h\[3\]"),
         (lambda m: wb.between(torch.ones(1, 2, D), torch.ones(1, 3, D)), ValueError, "have 2 x 5 and 3 x 5 dimensions"),
-        (lambda m: wb.manipulate(torch.ones(1, 2, D), [0]), ValueError, r"vector an image, but got tokens \(1, 2, 5\)"),
+        (lambda m: wb.manipulate(torch.ones(1, 2, D), [0], to=torch.ones(1, D)), ValueError, "have 2 x 5 and 5 dimensions"),
         (lambda m: wb.invert(m, torch.ones(1, 2, 8), "backbone", image_size=16), ValueError, r"got tokens \(1, 2, 8\)"),
         (lambda m: wb.between(HERE, HERE, 1), ValueError, "at least its 2 ends, but got n=1"),
         (lambda m: wb.between(HERE, torch.ones(1, D) / 0), ValueError, "must be finite, but 1 rows are not"),

@@ -1,7 +1,6 @@
 """What a representation knows, without a browser: what is drawn and in which order, what is said of it, what is taken away."""
 
 import io
-import json
 import subprocess
 import sys
 import threading
@@ -58,6 +57,9 @@ class Canvas:
     factors = pd.DataFrame({"label": np.arange(30) % 2})
     unseen, teaches, reads = True, False, {}
 
+    def tokens(self, layer):
+        return None
+
     def source(self, source):
         return self.pixels[source]
 
@@ -94,13 +96,12 @@ def test_without_a_run_the_one_that_came_along_is_opened(tmp_path, monkeypatch):
     assert viewer.state.layers() == denoised_layers(DemoSubject()) == ["backbone", "projector"]
 
 
-def test_denoisers_of_tokens_are_left_to_python(tmp_path):
-    for layer, conditioning in {"backbone": "adagn", "backbone.stage1": "xattn", "projector": "cbn"}.items():
-        folder = tmp_path / "denoisers" / layer
-        (folder / "weights").mkdir(parents=True)
-        (folder / "weights" / "00000001.safetensors").touch()
-        (folder / "run.json").write_text(json.dumps({"model": {"conditioning": conditioning}}, indent=1))
-    assert denoised_layers(Subject("mine", tmp_path)) == ["backbone", "projector"]
+def test_denoisers_without_weights_are_left_out(tmp_path):
+    for layer in ("backbone", "backbone.stage1", "projector"):
+        (tmp_path / "denoisers" / layer / "weights").mkdir(parents=True)
+        if layer != "projector":
+            (tmp_path / "denoisers" / layer / "weights" / "00000001.safetensors").touch()
+    assert denoised_layers(Subject("mine", tmp_path)) == ["backbone", "backbone.stage1"]
 
 
 def test_a_run_without_denoisers_says_what_makes_them(pretended, tmp_path):
@@ -237,15 +238,52 @@ def test_what_lies_between_and_what_is_changed_are_those_of_the_operators(studio
     h = {row: studio._said["backbone"][row] for row in (2, 7)}
     way = wb.between(h[2], h[7], 9).values
     for at in (1, 4, 8):
-        said = studio._condition(Condition("backbone", 2, "between", 7, at)).values
+        said = studio._condition(Condition("backbone", 2, "between", 7, at), studio._of_source).values
         assert torch.equal(said, way[at : at + 1])
     common = wb.common_dimensions(h[2], studio._said["backbone"])
     assert torch.equal(studio.common("backbone", 2), common) and 0 < common.sum() < len(common)
-    changed = {kind: studio._condition(Condition("backbone", 2, kind, 7)).values[0] for kind in ("swapped", "random swapped")}
+    changed = {
+        kind: studio._condition(Condition("backbone", 2, kind, 7), studio._of_source).values[0]
+        for kind in ("swapped", "random swapped")
+    }
     swapped = torch.where(common, h[7].values[0], h[2].values[0])
     assert torch.equal(changed["swapped"], swapped)
     off = changed["random swapped"] != h[2].values[0]
     assert off.sum() <= common.sum() and not torch.equal(changed["random swapped"], swapped)
+
+
+def test_images_are_drawn_of_tokens_and_looked_for_by_their_mean(denoised_run, tmp_path):
+    run = denoised_run(tmp_path / "tokens", ["projector"])
+    settings = {"conditioning": "xattn", "trainer": wb.Trainer(epochs=1, batch_size=32), "progress": False}
+    wb.train_denoiser(run, "backbone.stage1", widths=(8, 16), **settings)
+    state = KnowState(find_subjects(run)[0])
+    state.take(studio := Studio(Subject("tokens", run.path)))
+    assert state.layers() == ["backbone.stage1", "projector"]
+    assert studio.tokens("backbone.stage1") == 64 and studio.tokens("projector") is None
+    first, second = (torch.tensor(studio.pixels[[row]]).permute(0, 3, 1, 2) / 255 for row in (5, 9))
+    h, other = (wb.represent_pixels(run.model(), x, "backbone.stage1", tokens="all") for x in (first, second))
+    pipe = wb.denoisers(run)["backbone.stage1"].model().pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    common = studio.common("backbone.stage1", 5)
+    told = {
+        Condition("backbone.stage1", 5): h,
+        Condition("backbone.stage1", 5, "between", 9, 3): wb.between(h, other, 9)[3],
+        Condition("backbone.stage1", 5, "swapped", 9): wb.manipulate(h, common, to=other),
+    }
+    for condition, representation in told.items():
+        (drawn,) = studio.draw([condition], [2], DrawSettings(seed=1, steps=3))
+        noise = wb.shared_noise(pipe, 3, seed=1)[2:]
+        image = pipe(representation, num_inference_steps=3, latents=noise).images[0].permute(1, 2, 0).numpy()
+        assert np.abs(drawn.pixels - 255 * image).max() < 1, condition
+        seen = wb.represent_pixels(run.model(), torch.tensor(drawn.pixels[None]).permute(0, 3, 1, 2) / 255, "backbone.stage1")
+        spread = studio._said["backbone.stage1"].values.std(0, correction=0)
+        apart = ((seen.values - representation.values.mean(1)) / spread).norm()
+        assert drawn.distance == pytest.approx(float(apart), rel=1e-3), condition
+    sides = [KnowSide(state, side, chosen=print) for side in ("left", "right")]
+    for side in sides:
+        side.draw()
+    assert "Drawn of 64 tokens an image; ranks and distances are of their mean." in sides[0].sheet.object
+    assert "tokens an image" not in sides[1].sheet.object
 
 
 def test_factors_are_read_off_pixels_once_somebody_learned(run, state, monkeypatch):

@@ -209,6 +209,16 @@ def test_encoder_rejects_bytes_and_wrong_channels():
         Encoder(nn.Flatten(), Projector([4]), std=(0,))
 
 
+def test_grey_images_are_repeated_to_the_channels_of_the_backbone():
+    model = build_encoder("convnet", None, width=2).eval()  # one mean for all channels
+    grey = torch.rand(2, 1, 16, 16)
+    assert torch.equal(model(grey).h, model(grey.repeat(1, 3, 1, 1)).h)
+    with pytest.raises(ValueError, match=r"an encoder of 3 channels takes images \(B, C, H, W\), but got \(2, 4, 16, 16\)"):
+        model(torch.rand(2, 4, 16, 16))
+    with pytest.raises(ValueError, match=r"an encoder of 1 channel takes images \(B, C, H, W\), but got \(2, 3, 16, 16\)"):
+        build_encoder("convnet", None, width=2, channels=1)(torch.rand(2, 3, 16, 16))
+
+
 def test_encoder_wants_pooled_representations():
     with pytest.raises(ValueError, match=r"gives representations \(B, D\), but this one gives \(2, 4, 15, 15\); pool them"):
         Encoder(nn.Conv2d(3, 4, 2), Projector([4]))(torch.rand(2, 3, 16, 16))

@@ -133,3 +133,28 @@ def test_a_folder_of_images_is_asked_what_it_can_be_asked(tmp_path, monkeypatch)
     run = rcdm.train("PCA of pixels", str(tmp_path), tmp_path / "run", scale="smoke", progress=False)
     found = rcdm.judged(run, "backbone", data=str(tmp_path), scale="smoke")
     assert set(found["analysis"]) == {"samples", "invariance"} and found["value"].notna().all()
+
+
+def test_a_small_folder_is_trained_on_for_as_many_steps(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        (tmp_path / "photos" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / "photos" / "ab"[i % 2] / f"{i}.png")
+    photos = str(tmp_path / "photos")
+    run = rcdm.train("SimCLR", photos, tmp_path / "run", scale="smoke", progress=False)
+    assert run.spec["trainer"]["batch_size"] == 48 and run.steps[-1] == 8
+    assert [one.steps[-1] for one in wb.denoisers(run).values()] == [8, 8]
+    s = rcdm.SCALES["cpu"]
+    assert rcdm._fitted(s.encoder, s.images, s.images, 0) == s.encoder
+    assert rcdm._fitted(s.denoiser, s.images, 1_000, 1).epochs == 45
+
+
+def test_without_labels_nothing_is_trained_by_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
+    s = rcdm.SCALES["smoke"]
+    monkeypatch.setitem(rcdm.SCALES, "smoke", s._replace(sources=4, encoders={"garments": ("supervised", "PCA of pixels")}))
+    for i in range(40):
+        Image.fromarray(np.full((16, 16, 3), 6 * i, dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    table = rcdm.reproduce(tmp_path / "out", data=str(tmp_path), scale="smoke", seeds=[0], progress=False)
+    assert set(table["encoder"]) == {"PCA of pixels"}

@@ -159,9 +159,9 @@ def manipulate(h: Rows, dimensions: Tensor, *, to: Rows | Float[Tensor, " d"] | 
     others. There the mean says least: ``to=gallery.values.mean(0)``, which is 0 once the denoiser has standardised it.
 
     Arguments:
-        h: (N, D).
+        h: (N, D), or tokens (N, T, D), of which every one is changed.
         dimensions: Which ones: true or false for each, (D,) or (N, D); or their numbers. None of them changes nothing.
-        to: What they are swapped for, one row or N; None for 0.
+        to: What they are swapped for, one row or N, or (D,) for all; None for 0.
 
     Raises:
         ValueError: If the shapes do not fit, the sources differ, or there is no such dimension.
@@ -170,11 +170,13 @@ def manipulate(h: Rows, dimensions: Tensor, *, to: Rows | Float[Tensor, " d"] | 
         >>> manipulate(torch.ones(1, 3), torch.tensor([True, False, False])).values.tolist()
         [[0.0, 1.0, 1.0]]
     """
-    rows, source = _rows(h)
+    rows, source = _rows(h, tokens=True)
     mask = _mask(dimensions, rows)
     if to is None:
         return Representation(rows.masked_fill(mask, 0), source)
-    target, same = _rows(to[None] if isinstance(to, Tensor) and to.ndim == 1 else to)
+    if isinstance(to, Tensor) and to.ndim == 1:
+        to = to.expand(1, *rows.shape[1:]) if len(to) == rows.shape[-1] else to[None]
+    target, same = _rows(to, tokens=True)
     if len(target) not in (1, len(rows)):
         raise ValueError(f"dimensions are swapped for those of 1 or of {len(rows)} representations, but got {len(target)}")
     source = _together("h and what its dimensions are swapped for", rows, source, target, same)
@@ -277,17 +279,17 @@ def _together(what: str, one: Tensor, source: dict[str, Any], other: Tensor, sam
     return same | source
 
 
-def _mask(dimensions: Tensor, rows: Tensor) -> Bool[Tensor, "n d"]:
-    d = rows.shape[1]
+def _mask(dimensions: Tensor, rows: Tensor) -> Bool[Tensor, "n *d"]:
+    d = rows.shape[-1]
     if not isinstance(dimensions, Tensor):
         dimensions = torch.as_tensor(dimensions, dtype=None if len(dimensions) else torch.long)
     if dimensions.dtype is torch.bool:
-        if tuple(dimensions.shape) not in ((d,), (1, d), tuple(rows.shape)):
+        if tuple(dimensions.shape) not in ((d,), (1, d), (len(rows), d)):
             raise ValueError(
-                f"dimensions are true or false for each of {d}, or for each of {tuple(rows.shape)}, "
+                f"dimensions are true or false for each of {d}, or for each of {(len(rows), d)}, "
                 f"but got {tuple(dimensions.shape)}"
             )
-        return dimensions.to(rows.device).expand_as(rows)
+        return dimensions.to(rows.device).view(-1, *[1] * (rows.ndim - 2), d).expand_as(rows)
     if dimensions.ndim != 1 or dimensions.is_floating_point():
         raise ValueError(f"dimensions are numbers in a row, but got {tuple(dimensions.shape)} of {dimensions.dtype}")
     wrong = dimensions[(dimensions < 0) | (dimensions >= d)]

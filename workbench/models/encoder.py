@@ -50,7 +50,7 @@ class Encoder(nn.Module):
         backbone: Images (B, C, H, W) to representations (B, D).
         projector: Representations to embeddings (B, K).
         mean, std: Of the pixels in [0, 1], a value a channel or one for all; the input is ``(x - mean) / std``. A grey image
-            (C = 1) is repeated where there are three values.
+            (C = 1) is repeated where there are three values, or the backbone says that it takes three ``channels``.
         frozen: Whether the backbone stays as it is, in evaluation mode and without gradients, while the projector learns.
 
     The convolutions run with the channels last in memory, which is faster on processors and GPUs alike.
@@ -93,8 +93,12 @@ class Encoder(nn.Module):
         """Returns ``(x - mean) / std`` of images (B, C, H, W) in [0, 1], with the channels last in memory."""
         if not x.is_floating_point():
             raise TypeError(f"an encoder takes images in [0, 1], but got {x.dtype}; write images.float() / 255")
-        if x.ndim != 4 or (len(self._scale) > 1 and x.shape[1] not in (1, len(self._scale))):
-            raise ValueError(f"an encoder of {len(self._scale)} channels takes images (B, C, H, W), but got {tuple(x.shape)}")
+        channels = len(self._scale) if len(self._scale) > 1 else getattr(self.backbone, "channels", None)
+        if x.ndim != 4 or (channels is not None and x.shape[1] not in (1, channels)):
+            many = "an encoder" if channels is None else f"an encoder of {channels} channel{'s' * (channels > 1)}"
+            raise ValueError(f"{many} takes images (B, C, H, W), but got {tuple(x.shape)}")
+        if channels is not None and x.shape[1] != channels:
+            x = x.expand(-1, channels, -1, -1)
         return torch.addcmul(self._shift, x, self._scale).contiguous(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> "Encoder":  # noqa: FBT001, FBT002

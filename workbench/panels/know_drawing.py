@@ -100,9 +100,8 @@ def png_of(pixels: np.ndarray) -> bytes:
 
 
 def denoised_layers(subject: Subject) -> list[str]:
-    """Returns the layers of a run that images are drawn of here, read off its files: a vector an image, no tokens (``xattn``)."""
-    kept = {path.parents[1] for path in (subject.path / "denoisers").glob("*/weights/*.safetensors")}
-    return sorted(unquote(folder.name) for folder in kept if '"conditioning": "xattn"' not in (folder / "run.json").read_text())
+    """Returns the layers of a run that images can be drawn of, read off its files."""
+    return sorted({unquote(path.parents[1].name) for path in (subject.path / "denoisers").glob("*/weights/*.safetensors")})
 
 
 def open_studio(subject: Subject, told: Callable[[str], None]) -> "Studio":
@@ -156,6 +155,7 @@ class Studio:
         self._model = run.model().to(self._device).eval()
         self._said = {layer: represent(run, gallery, layer) for layer in self._pipes}
         self._of: dict[tuple[str, bytes], Representation] = {}
+        self._tokens: dict[tuple[str, Source], Representation] = {}
         self._common: dict[tuple[str, Source], Tensor] = {}
         self._readers: dict[str, object] = {}
         self.reads: dict[str, float] = {}  # how often the reader of a factor is right about the gallery
@@ -179,7 +179,7 @@ class Studio:
         from workbench.generate.operators import shared_noise
 
         layer, n = conditions[0].layer, max(numbers) + 1
-        pipe, h = self._pipes[layer], self._rows([self._condition(one) for one in conditions])
+        pipe, h = self._pipes[layer], self._rows([self._condition(one, self._told) for one in conditions])
         noise = {"latents": shared_noise(pipe, n, settings.seed)[list(numbers)]}
         if settings.annealing:
             seeds = [mixed_seed(settings.seed, number, 1) for number in numbers]
@@ -188,9 +188,9 @@ class Studio:
         with self._lock:
             drawn = pipe(h, **steps, **noise).images
         pixels = (drawn * 255).round().to(torch.uint8).cpu()
-        return self._look(pixels, h, conditions)
+        return self._look(pixels, conditions)
 
-    def _look(self, pixels: "Tensor", h: "Representation", conditions: Sequence[Condition]) -> list[Drawn]:
+    def _look(self, pixels: "Tensor", conditions: Sequence[Condition]) -> list[Drawn]:
         from workbench.measures.sources import source_ranks
 
         layer, gallery = conditions[0].layer, self._said[conditions[0].layer].values
@@ -198,6 +198,7 @@ class Studio:
         first = self._rows([self._of_source(layer, one.first) for one in conditions])
         table = source_ranks(seen, first.values, gallery)
         plain = all(one.kind == "plain" for one in conditions)
+        h = first if plain else self._rows([self._condition(one, self._of_source) for one in conditions])
         table["apart"] = table["distance"] if plain else source_ranks(seen, h.values, gallery)["distance"]
         arrays = pixels.permute(0, 2, 3, 1).numpy()
         return [
@@ -205,7 +206,7 @@ class Studio:
             for array, row in zip(arrays, table.itertuples(), strict=True)
         ]
 
-    def _represent(self, pixels: "Tensor", layer: str) -> "Representation":
+    def _represent(self, pixels: "Tensor", layer: str, tokens: str = "mean") -> "Representation":
         """What a layer says of pixels (N, C, H, W) in [0, 1], in the size of the gallery."""
         import torch.nn.functional as F
 
@@ -214,26 +215,41 @@ class Studio:
         height, width = self.pixels.shape[1:3]
         if tuple(pixels.shape[2:]) != (height, width):
             pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
-        return represent_pixels(self._model, pixels, layer)
+        return represent_pixels(self._model, pixels, layer, tokens=tokens)
 
     def _of_source(self, layer: str, source: Source) -> "Representation":
-        import torch
-
+        """What a layer says of an image, (1, D); of tokens their mean."""
         if isinstance(source, int):
             return self._said[layer][source]
         if (layer, source) not in self._of:
-            pixels = torch.tensor(self.source(source).transpose(2, 0, 1)[None]).float() / 255
-            self._of[layer, source] = self._represent(pixels, layer)
+            self._of[layer, source] = self._represent(self._pixels(source), layer)
         return self._of[layer, source]
 
-    def _condition(self, one: Condition) -> "Representation":
-        """What images are drawn of, (1, D)."""
+    def _told(self, layer: str, source: Source) -> "Representation":
+        """What the denoiser is told of an image, (1, D) or its tokens (1, T, D)."""
+        if self.tokens(layer) is None:
+            return self._of_source(layer, source)
+        if (layer, source) not in self._tokens:
+            self._tokens[layer, source] = self._represent(self._pixels(source), layer, "all")
+        return self._tokens[layer, source]
+
+    def tokens(self, layer: str) -> int | None:
+        """Returns how many tokens of an image the denoiser of a layer is told; None where it is told one vector."""
+        return self._pipes[layer].projector.config.tokens
+
+    def _pixels(self, source: Source) -> "Tensor":
+        import torch
+
+        return torch.tensor(self.source(source).transpose(2, 0, 1)[None]).float() / 255
+
+    def _condition(self, one: Condition, of: "Callable[[str, Source], Representation]") -> "Representation":
+        """What images are drawn of, made of what ``of`` gives of a layer and an image."""
         from workbench.generate.operators import between, is_sparse, manipulate, random_dimensions
 
-        first = self._of_source(one.layer, one.first)
+        first = of(one.layer, one.first)
         if one.kind == "plain":
             return first
-        second = None if one.second is None else self._of_source(one.layer, one.second)
+        second = None if one.second is None else of(one.layer, one.second)
         if one.kind == "between":
             return between(first, second, FRAMES)[one.at]
         dimensions = self.common(one.layer, one.first)

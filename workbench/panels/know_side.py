@@ -74,7 +74,7 @@ class KnowSide(pn.viewable.Viewer):
         self._layout.visible = self.side in state.shown() and state.studio is not None
         if self._layout.visible:
             view = {"samples": self._samples, "between": self._between, "dimensions": self._dimensions}[state.view]
-            self.sheet.object = f'{STYLE}<div class="know {self.side}">{view()}</div>'
+            self.sheet.object = f'{STYLE}<div class="know {self.side}">{self._of_tokens()}{view()}</div>'
 
     # the three views
 
@@ -120,6 +120,11 @@ class KnowSide(pn.viewable.Viewer):
         return f'<div class="ends">{ends}{said}</div>{rows}<div class="below">{self._changes()}</div>'
 
     # parts
+
+    def _of_tokens(self) -> str:
+        many = self.state.studio.tokens(getattr(self.state, self.side))
+        said = f"Drawn of {many} tokens an image; ranks and distances are of their mean."
+        return "" if many is None else f'<div class="tokens" style="{SMALL}{QUIET}margin-bottom:8px">{said}</div>'
 
     def _sample(self, one: Drawn | None, side: int) -> str:
         """A sample, and the card that is shown when it is pointed at."""

@@ -147,7 +147,8 @@ FACTORS = {
 def train(encoder: str, data: str, out: str | Path, *, scale: str = "cpu", seed: int = 0, progress: bool = True) -> Run:
     """Trains an encoder into ``out``, or takes a control, and then a denoiser of each of its :func:`layers_of`.
 
-    What is there is opened, or gone on with; :func:`workbench.denoisers` finds the denoisers.
+    What is there is opened, or gone on with; :func:`workbench.denoisers` finds the denoisers. A folder of fewer images than the
+    scale's is shown more often, so that as many steps are taken.
 
     Arguments:
         encoder: One of :data:`OBJECTIVES`, ``"untrained"`` or ``"PCA of pixels"``.
@@ -162,13 +163,20 @@ def train(encoder: str, data: str, out: str | Path, *, scale: str = "cpu", seed:
     elif encoder == "untrained":
         run = keep_model(fresh(scale=scale, seed=seed), out, images=images)
     else:
-        trainer, objective = dataclasses.replace(s.encoder, seed=seed), entry(OBJECTIVES, encoder)()
+        trainer, objective = _fitted(s.encoder, s.images, len(images), seed), entry(OBJECTIVES, encoder)()
         model = fresh(scale=scale, seed=seed, projector=encoder != "supervised")
         run = trainer.fit(model, objective, images, VIEWS, out=out, resume=True, snapshots=2, progress=progress)
     for layer in layers_of(encoder):
-        how = {"widths": s.widths, "trainer": dataclasses.replace(s.denoiser, seed=seed), "snapshots": 1, "progress": progress}
-        train_denoiser(run, layer, images, **how, **s.inside)
+        trainer = _fitted(s.denoiser, s.images, len(images), seed)
+        train_denoiser(run, layer, images, widths=s.widths, trainer=trainer, snapshots=1, progress=progress, **s.inside)
     return run
+
+
+def _fitted(trainer: Trainer, planned: int, images: int, seed: int) -> Trainer:
+    """Returns a trainer of as many steps on so many images as this one takes on those planned."""
+    batch = min(trainer.batch_size, images)
+    epochs = max(1, round(trainer.epochs * (planned // trainer.batch_size) / (images // batch)))
+    return dataclasses.replace(trainer, epochs=epochs, batch_size=batch, seed=seed)
 
 
 def fresh(*, scale: str = "cpu", seed: int = 0, projector: bool = True) -> Encoder:
@@ -512,16 +520,24 @@ def reproduce(
     Arguments:
         out: Folder of the sweep.
         data: ``"sprites"``, ``"garments"``, or the path of a folder of images; or several of them.
-        encoders: Some of :data:`OBJECTIVES` and :data:`CONTROLS`; by default those of the scale.
+        encoders: Some of :data:`OBJECTIVES` and :data:`CONTROLS`; by default those of the scale, of a folder those of garments,
+            without ``"supervised"`` where it has no ``label``.
         workers, scheduler: As in :func:`workbench.sweep`.
 
     Returns:
         Columns data, encoder, layer, seed, analysis, setting, factor, measure, value, chance.
     """
-    known = entry(SCALES, scale).encoders
     table = []
     for name in [data] if isinstance(data, str) else data:
-        table += grid(data=name, encoder=list(encoders or known.get(name, known["garments"])), seed=list(seeds))
+        table += grid(data=name, encoder=list(encoders or _usual(name, scale)), seed=list(seeds))
     how = {"workers": workers, "scheduler": scheduler, "progress": progress}
     swept = sweep(row, table, out=out, fixed={"scale": scale}, retry_failed=True, strict=True, **how)
     return swept[["data", "encoder", "layer", "seed", "analysis", "setting", "factor", "measure", "value", "chance"]]
+
+
+def _usual(data: str, scale: str) -> list[str]:
+    known = entry(SCALES, scale).encoders
+    if data in known:
+        return list(known[data])
+    labelled = "label" in images_of(data, scale=scale)[0].factors
+    return [encoder for encoder in known["garments"] if labelled or encoder != "supervised"]
