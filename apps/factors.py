@@ -1,9 +1,8 @@
 """Which code holds which factor. ``panel serve apps/factors.py --args runs/mine runs/other timm:resnet18 --data scenes``"""
 
 import argparse
-import functools
 
-from workbench.cli.typed import read_images
+from workbench.cli.typed import images_for
 from workbench.panels import Factors, page
 
 parser = argparse.ArgumentParser()
@@ -13,5 +12,5 @@ parser.add_argument(
     "--data", help="what all are judged on: a data set or a folder; by default the uniform grid of each run's own"
 )
 args = parser.parse_args()
-images = functools.partial(read_images, args.data, {}) if args.data else None
+images = images_for(args.data, args.given)
 page(Factors(args.given, out=args.out, images=images), title="Factors of the world").servable()

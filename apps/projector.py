@@ -1,9 +1,8 @@
 """Where to cut. ``panel serve apps/projector.py --args runs/mine timm:resnet18 --out models --data garments``"""
 
 import argparse
-import functools
 
-from workbench.cli.typed import read_images
+from workbench.cli.typed import images_for
 from workbench.panels import WhereToCut, page
 
 parser = argparse.ArgumentParser()
@@ -11,5 +10,5 @@ parser.add_argument("given", nargs="*", help="runs, folders of runs, models of t
 parser.add_argument("--out", default="runs", help="folder in which timm's models and their tables are kept")
 parser.add_argument("--data", help="what to probe with: a data set or a folder; by default each run's own, else garments")
 args = parser.parse_args()
-images = functools.partial(read_images, args.data, {}) if args.data else None
+images = images_for(args.data, args.given)
 page(WhereToCut(args.given, out=args.out, images=images), title="Where to cut").servable()

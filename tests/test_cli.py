@@ -16,7 +16,8 @@ import torch
 
 import workbench as wb
 from workbench.cli import VERBS, main
-from workbench.cli.typed import datasets, measures, objectives, value, view_makers
+from workbench.cli.typed import datasets, images_for, measures, objectives, read_images, value, view_makers
+from workbench.run import Run
 
 TINY = ["--set", "data.n=96", "backbone.width=4", "--projector", "16-8", "--batch-size", "32", "--epochs", "2", "--no-progress"]
 
@@ -186,6 +187,8 @@ def test_a_run_is_replayed_in_a_shell(trained, capsys):
         (["show", "nowhere"], 1, "nowhere is no run: it does not exist"),
         (["runs", "nowhere"], 1, "there is no folder nowhere"),
         (["measure", "nowhere"], 1, "nowhere holds no features"),
+        (["know", "nowhere"], 2, "nowhere is no run: it does not exist"),
+        (["know", "--data", "no/where"], 2, "there is no no/where; give a data set by its name, or a folder or table of images"),
         (["reproduce", "nothing"], 1, "there is no notebook 'nothing'; there are"),
         (["reproduce", "a", "b", "--out", "x"], 2, "--out names the folder of one notebook, but got 2"),
         (["apps"], 1, "there is no folder apps/ here"),
@@ -338,7 +341,25 @@ def test_a_run_on_a_folder_says_the_command_that_works(tmp_path, capsys):
     assert main([*command.split()[1:], "--no-progress"]) == 0
     assert "nothing is held out of these images: a random half is searched for the other half" in capsys.readouterr().out
     assert main(["replay", out, "--no-progress"]) == 1
-    assert "which is not made again; pass the images (in a shell: --data FOLDER)\n" in capsys.readouterr().err
+    assert f"which is not made again; pass the images (in a shell: --data {pics})\n" in capsys.readouterr().err
+
+
+def test_a_folder_is_read_as_it_was_for_the_run(tmp_path, trained):
+    from PIL import Image
+
+    (tmp_path / "photos").mkdir()
+    for i in range(10):
+        Image.new("RGB", (40, 30), (25 * i, 0, 0)).save(tmp_path / "photos" / f"{i}.png")
+    photos, model = str(tmp_path / "photos"), wb.build_encoder("convnet", None, width=2)
+    small = wb.folder(photos, size=12, fit="pad", progress=False)
+    for name, images in (("whole", small), ("part", small[:4])):
+        wb.keep_model(model, tmp_path / name, images=images)
+        read = images_for(photos, ["no/where", str(tmp_path / name)])()
+        assert torch.equal(read.at(range(10)), small.at(range(10)))
+    assert read_images(photos, {"size": 20}, Run(tmp_path / "part")).recipe["fit"] == "pad"
+    assert read_images(photos, {}, Run(trained)).pixels.shape[1:] == Run(trained).images().pixels.shape[1:]
+    assert read_images(photos, {}).pixels.shape[1:] == (3, 64, 64)
+    assert images_for(None, []) is None and images_for(photos, [])().pixels.shape[2] == 64
 
 
 def test_a_name_that_is_nearly_right_is_suggested(capsys):

@@ -83,6 +83,39 @@ def test_a_training_that_was_stopped_comes_to_the_same_weights(run, denoiser, im
         assert torch.equal(got, wanted), name
 
 
+@pytest.mark.parametrize(("layer", "conditioning"), [("projector", "adagn"), ("backbone.stage1", "xattn")])
+def test_resume_goes_on_with_a_denoiser(run, tmp_path, capsys, layer, conditioning):
+    import shutil
+
+    shutil.copytree(run.path, tmp_path / "encoder", ignore=shutil.ignore_patterns("denoisers"))
+    settings = {"trainer": TRAINER, "progress": False, "conditioning": conditioning} | TINY
+    whole = wb.train_denoiser(run, layer, out=tmp_path / "whole", **settings)
+    began = wb.train_denoiser(tmp_path / "encoder", layer, minutes=0, **settings)
+    assert not began.finished
+    assert main(["resume", str(began.path), "--no-progress"]) == 0
+    assert wb.denoisers(tmp_path / "encoder")[layer].finished
+    for got, wanted in zip(began.model().state_dict().values(), whole.model().state_dict().values(), strict=True):
+        assert torch.equal(got, wanted)
+    capsys.readouterr()
+    assert main(["resume", str(whole.path), "--no-progress"]) == 1
+    assert "stands in no folder of the run that it draws of" in capsys.readouterr().err
+
+
+def test_features_of_no_run_are_enough(images, tmp_path):
+    h = wb.Representation(torch.randn(len(images), 6))
+    made = wb.train_denoiser(None, "cls", images, h=h, out=tmp_path, trainer=TRAINER, progress=False, **TINY)
+    assert drawn(made.model().pipeline(), h[:2]).shape == (4, 3, 16, 16)
+    with pytest.raises(ValueError, match="without a run there are no images, representations nor folder: give images=, h= and"):
+        wb.train_denoiser(None, "cls", images, h=h)
+    with pytest.raises(TypeError, match=r"denoisers draw Images, such as wb.folder\('photos', size=32\), but got str"):
+        wb.train_denoiser(None, "cls", "photos", h=h, out=tmp_path)
+
+
+def test_images_of_another_size_are_said(run, tmp_path):
+    with pytest.warns(UserWarning, match="was trained on images of another size than .*: 16 x 16 and 8 x 8 pixels"):
+        wb.train_denoiser(run, "projector", wb.sprites(32, size=8), out=tmp_path, trainer=TRAINER, progress=False, widths=(8,))
+
+
 def test_other_representations_are_not_gone_on_with(run, images, tmp_path):
     one = wb.train_denoiser(run, "projector", out=tmp_path, trainer=TRAINER, minutes=0, progress=False, **TINY)
     assert one.spec["model"]["source"]["layer"] == "projector"
@@ -162,7 +195,7 @@ def test_what_is_no_denoiser_is_said(images):
 def test_the_verb_trains_each_layer_and_an_unknown_one_is_said(run, tmp_path, capsys):
     argv = ["denoise", str(run.path), "--no-progress", "--epochs", "1", "--batch-size", "32", "--widths", "8", "--layers"]
     assert main([*argv, "backbone.stage1"]) == 0
-    assert "panel serve apps/rcdm.py" in capsys.readouterr().out
+    assert f"next: workbench know {run.path}\n" in capsys.readouterr().out
     assert json.loads((run.path / "denoisers" / "backbone.stage1" / "run.json").read_text())["total"] == 2
     assert main([*argv, "backbone.stag1"]) == 1
     assert "backbone.stage1" in capsys.readouterr().err

@@ -238,8 +238,9 @@ class Run:
             with without_weights():
                 images = build(recipe, allow=self.allow)
         except ValueError as error:
-            why = "" if recipe.get("path") else f": {error}"
-            raise ValueError(f"{self.path} was trained on {name!r}, which is not made again; {GIVE}{why}") from error
+            path = recipe.get("path")
+            how = f"{GIVE}: {error}" if path is None else GIVE.replace("FOLDER", str(path))
+            raise ValueError(f"{self.path} was trained on {name!r}, which is not made again; {how}") from error
         if not isinstance(images, Images):
             raise ValueError(f"the images of {self.path} are recorded as a {type(images).__name__}; pass the images")
         return images

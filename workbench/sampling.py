@@ -1,5 +1,6 @@
 """Denoisers of a run's layers: trained on its images and what its layers say of them, each a run in a folder of the run."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ STEPS = 675  # of a training, where nothing is said
 
 
 def train_denoiser(
-    run: Run | str | Path,
+    run: Run | str | Path | None,
     layer: str = "backbone",
     images: Images | None = None,
     *,
@@ -38,7 +39,8 @@ def train_denoiser(
     """Trains what draws images of a layer's representations and returns its run; a training that was stopped goes on.
 
     Arguments:
-        run: Of the encoder; its last kept weights are taken.
+        run: Of the encoder; its last kept weights are taken. None for features of an encoder that is no run, with ``images``,
+            ``h`` and ``out``.
         layer: A module path.
         images: Drawn, and represented; by default those that the run was trained on.
         h: Their representations, where they were taken elsewhere; by default taken from the run, and kept with it, or its tokens
@@ -54,21 +56,35 @@ def train_denoiser(
 
     Raises:
         KeyError: If there is no such layer.
+        TypeError: If the images are no :class:`Images`.
         ValueError: If the folder holds a training of other settings, the images cannot be made again and none are given,
             they cannot be halved so often, or there is not a representation an image.
+
+    Warns:
+        UserWarning: If the run was trained on images of another size than those that it represents.
 
     Example:
         Eight samples of each of the first four images::
 
             pipe = wb.train_denoiser("runs/first", "projector").model().pipeline()
             pipe(wb.represent(wb.Run("runs/first"), images[:4], "projector"), num_images_per_rep=8, num_inference_steps=20)
+
+        Of features from elsewhere, a row an image::
+
+            h = wb.Representation(torch.from_numpy(np.load("features.npy")), {"model": "mine"})
+            wb.train_denoiser(None, "cls", wb.folder("photos", size=16), h=h, out="runs/mine").model().pipeline()(h[:4])
     """
-    run = run if isinstance(run, Run) else Run(run)
+    run = Run(run) if isinstance(run, str | Path) else run
+    if run is None and (images is None or h is None or out is None):
+        raise ValueError("without a run there are no images, representations nor folder: give images=, h= and out=")
     images = run.images() if images is None else images
+    if not isinstance(images, Images):
+        raise TypeError(f"denoisers draw Images, such as wb.folder('photos', size=32), but got {type(images).__name__}")
     channels, height, width = images.pixels.shape[1:]
     if height != width:
         raise ValueError(f"denoisers draw square images, but {images.name} has {height} x {width} pixels; crop them")
     if h is None:
+        _warn_of_size(run, images)
         tokens = "all" if settings.get("conditioning") == "xattn" else "mean"
         h = represent(run, images, layer, tokens=tokens, progress=progress)
     if len(h) != len(images):
@@ -80,6 +96,32 @@ def train_denoiser(
     out = run.path / FOLDER / quote(layer, safe="") if out is None else out
     record = {"out": out, "resume": True, "minutes": minutes, "snapshots": snapshots, "progress": progress}
     return trainer.fit(model, Denoising(null, decay), images, Conditioned(h), **record)
+
+
+def _warn_of_size(run: Run, images: Images) -> None:
+    trained, here = (run.spec.get("images") or {}).get("shape"), list(images.pixels.shape[1:])
+    if trained and list(trained[1:]) != here[1:]:
+        sizes = " and ".join(f"{height} x {width}" for _, height, width in (trained, here))
+        warnings.warn(
+            f"{run.path} was trained on images of another size than {images.name} has: {sizes} pixels. What it says of them may "
+            f"be worth little; give it images of its size, or representations of such as h=",
+            stacklevel=3,
+        )
+
+
+def views_of(run: Run, images: Images, *, progress: bool = True) -> Conditioned:
+    """Returns what a denoiser in a run's folder was trained with: its representations, taken of that run and images again.
+
+    Raises:
+        FileNotFoundError: If it stands in no folder of a run.
+    """
+    source, encoder = run.spec["views"]["h"]["source"], run.path.parent.parent
+    if run.path.parent.name != FOLDER or not (encoder / "run.json").exists():
+        raise FileNotFoundError(
+            f"{run.path} stands in no folder of the run that it draws of; call train_denoiser as before, and it goes on"
+        )
+    h = represent(Run(encoder, allow=run.allow), images, source["layer"], tokens=source["tokens"], progress=progress)
+    return Conditioned(h, size=run.spec["views"].get("size"))
 
 
 def usual_trainer(images: Images, **settings: Any) -> Trainer:

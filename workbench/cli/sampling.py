@@ -24,7 +24,8 @@ def denoise(args: argparse.Namespace) -> None:
         made = train_denoiser(run, layer, images, trainer=trainer, progress=not args.no_progress, **settings, **sizes)
         loss = made.metrics["loss"].iloc[-1] if len(made.metrics) else float("nan")
         print(f"{layer}: {made!r}, loss {loss:.4g}")
-    print(f"next: panel serve apps/rcdm.py --args {run.path}")
+    given = f" --data {args.data}" if args.data else ""
+    print(f"next: workbench know {run.path}{given}")
 
 
 def denoise_options(parser: argparse.ArgumentParser) -> None:

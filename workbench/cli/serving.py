@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from workbench.cli.typed import UsageError, value
+from workbench.cli.typed import UsageError, find_data, value
 
 
 def reproduce(args: argparse.Namespace) -> None:
@@ -74,6 +74,11 @@ def know(args: argparse.Namespace) -> None:
     """
     from workbench import notebooks
 
+    for path in args.runs:
+        if not Path(path).exists():
+            raise UsageError(f"{path} is no run: it does not exist; `workbench train` makes one, `workbench know` needs none")
+    if args.data:
+        find_data(args.data)
     app = notebooks.house("apps") / "rcdm.py"
     _serve_apps([app], [*args.runs, *(["--data", args.data] if args.data else [])], args)
 

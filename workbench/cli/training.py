@@ -160,7 +160,13 @@ def resume(args: argparse.Namespace) -> None:
 
     run = Run(args.run, allow=args.allow)
     images = given_images(args, run) or run.images()
-    trainer, objective, views = (run.built(part) for part in ("trainer", "objective", "views"))
+    trainer, objective = (run.built(part) for part in ("trainer", "objective"))
+    if "h" in (run.spec.get("views") or {}):  # a denoiser's
+        from workbench.sampling import views_of
+
+        views = views_of(run, images, progress=not args.no_progress)
+    else:
+        views = run.built("views")
     start = run.model(min(run.steps, default=None))  # the checkpoint replaces its weights, where there is one
     record = {"out": run.path, "resume": True, "minutes": args.minutes, "progress": not args.no_progress}
     _summarise(trainer.fit(start, objective, images, views, **record), args)

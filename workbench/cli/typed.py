@@ -3,6 +3,7 @@
 import argparse
 import ast
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from workbench.run import Run
 
 PARTS = ("data", "views", "backbone", "objective")
+READ = ("size", "fit", "channels", "background", "level")  # how a folder's images are read
 
 
 class UsageError(Exception):
@@ -96,18 +98,58 @@ def datasets() -> dict[str, Callable]:
     return {n: f for n, f in available(workbench.data, Images).items() if inspect.isfunction(f) and alone(f)}
 
 
-def read_images(name: str, settings: Mapping[str, Any]) -> "Images":
-    """Returns the images of a data set by its name, or those of a folder."""
-    import workbench.data
+def read_images(name: str, settings: Mapping[str, Any], like: "Run | None" = None) -> "Images":
+    """Returns the images of a data set by its name, or those of a folder, read as those that a run was trained on."""
+    make = find_data(name)
+    if isinstance(make, Path):
+        import workbench.data
 
+        before = {} if like is None else _read_before(like)
+        return call(workbench.data.folder, "data", before | settings, given={"path": make})
+    return call(make, "data", settings)
+
+
+def find_data(name: str) -> Callable | Path:
+    """Returns what makes a data set, by its name, or the path of a folder or table.
+
+    Raises:
+        UsageError: If there is neither.
+    """
     known, path = datasets(), Path(name).expanduser()
     if "/" in name or (path.exists() and name not in known):
-        return call(workbench.data.folder, "data", settings, given={"path": path})
+        if not path.exists():
+            raise UsageError(f"there is no {path}; give a data set by its name, or a folder or table of images")
+        return path
     try:
-        make = known[choose("data set", name, known)]
+        return known[choose("data set", name, known)]
     except UsageError as error:
         raise UsageError(f"{error}, or the path of a folder of images") from None
-    return call(make, "data", settings)
+
+
+def _read_before(run: "Run") -> dict[str, Any]:
+    """How a run's folder of images was read; of one trained on others, the size and channels of these."""
+    images = run.spec.get("images") or {}
+    recipe = images.get("recipe") or {}
+    while isinstance(recipe.get("images"), dict):  # of a part
+        recipe = recipe["images"]
+    if "path" in recipe:
+        return {key: recipe[key] for key in READ if key in recipe}
+    channels, height, width = images.get("shape") or (0, 0, 1)
+    return {"size": height, "channels": channels} if height == width else {}
+
+
+def images_for(name: str | None, given: Sequence[str]) -> "Callable[[], Images] | None":
+    """Returns what reads the images that an app was given, a folder as for the first run among those given; None without any."""
+    if name is None:
+        return None
+
+    def read() -> "Images":
+        from workbench.run import Run
+
+        run = next((Run(path) for path in given if (Path(path) / "run.json").exists()), None)
+        return read_images(name, {}, run)
+
+    return functools.cache(read)
 
 
 def objectives() -> dict[str, type]:
@@ -167,5 +209,5 @@ def given_images(args: argparse.Namespace, run: "Run") -> "Images | None":
     """Returns the images that :func:`data_option` named, the run's own with the arguments that were set, or None."""
     changes = read_settings(args.set)["data"]
     if args.data:
-        return read_images(args.data, changes)
+        return read_images(args.data, changes, run)
     return run.images(**changes) if changes else None
