@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 pytestmark = pytest.mark.browser
 HOME = Path(__file__).parent.parent
@@ -595,10 +595,25 @@ def samples(page, side: str, part: str = ".sheet") -> list[str]:
     return pictures(page, f".{side} {part} > .sample > img")
 
 
+def inside(page, place) -> bool:
+    """Whether all of a place is in the window."""
+    box, size = place.bounding_box(), page.viewport_size
+    right, bottom = box["x"] + box["width"], box["y"] + box["height"]
+    return 0 <= box["x"] <= right <= size["width"] and 0 <= box["y"] <= bottom <= size["height"]
+
+
 def drawn(page, n: int) -> None:
     """Waits until both sides show so many samples and no empty place."""
     eventually(lambda: page.locator(".sample").count() == n and page.locator(".blank").count() == 0, 180)
     page.wait_for_function("() => Bokeh.documents[0].is_idle")
+
+
+TOPS = """() => {
+  const all = (root, what) => [...root.querySelectorAll(what),
+    ...[...root.querySelectorAll('*')].filter(e => e.shadowRoot).flatMap(e => all(e.shadowRoot, what))];
+  return ['.thumb', '.left .sheet', '.left .map', '.left .ranks'].map(
+    what => all(document, what)[0]?.getBoundingClientRect().top);
+}"""
 
 
 def test_what_a_representation_knows(clean_page, denoised_run, tmp_path):
@@ -614,7 +629,7 @@ def test_what_a_representation_knows(clean_page, denoised_run, tmp_path):
         page.goto(f"{address}/rcdm")
         page.get_by_text("/no/where is no run: it does not exist.").wait_for()
         drawn(page, 32)
-        page.get_by_text("Both layers know this image").or_(page.get_by_text("knows this image better than")).wait_for()
+        page.get_by_text(re.compile("^Samples (of neither layer come back|return)")).wait_for()
 
         # the samples are those that the pipeline draws of the image that is shown, on either side
         for side, layer in (("left", "backbone"), ("right", "projector")):
@@ -628,17 +643,23 @@ def test_what_a_representation_knows(clean_page, denoised_run, tmp_path):
         plain = samples(page, "left")
 
         # another image, and what is said of a sample that is pointed at
+        places = [page.evaluate(TOPS)]
         page.locator(".thumb").nth(5).click()
-        eventually(lambda: pictures(page, ".left .own img") == [pictures(page, ".thumb")[5]])
+        eventually(
+            lambda: places.append(page.evaluate(TOPS)) or pictures(page, ".left .own img") == [pictures(page, ".thumb")[5]]
+        )
+        eventually(lambda: places.append(page.evaluate(TOPS)) or page.locator(".blank").count() == 0, 180)
         drawn(page, 32)
+        assert all(one == places[0] for one in [*places, page.evaluate(TOPS)])  # nothing moves while samples are drawn
         second = samples(page, "left")
         assert second != plain
         page.locator(".left .sample").nth(3).hover()
         card = page.locator(".left .sample").nth(3).locator(".card")
         card.wait_for()
         said = card.inner_text()
-        row = int(said.rpartition("no. ")[2])
+        row = int(re.search(r"nearest real image, no. (\d+)", said)[1])
         assert "distance to the condition" in said and "of 48" in said
+        assert inside(page, card) and page.locator(".left .sample:hover .card img").nth(1).bounding_box()["height"] == 64
         assert 0 <= row < 48 and (
             row >= 20 or pictures(page, ".thumb")[row] == pictures(page, ".left .sample:hover .card img")[1]
         )
@@ -652,10 +673,13 @@ def test_what_a_representation_knows(clean_page, denoised_run, tmp_path):
         eventually(lambda: samples(page, "left") == second)
 
         # from that image to another: the ends are the samples from before
-        press(page, "Between two images")
+        press(page, "Interpolation")
         page.get_by_role("button", name="Second", exact=True).click()
         page.locator(".thumb").nth(0).click()
         drawn(page, 2 * (4 + 9 * 4))
+        eventually(lambda: samples(page, "left", ".strip")[4::9] == samples(page, "left", ".large"))  # the middle
+        page.get_by_role("slider").last.focus()
+        page.keyboard.press("Home")
         eventually(lambda: samples(page, "left", ".large") == second[:4])
         page.get_by_role("slider").last.focus()
         page.keyboard.press("End")
@@ -663,12 +687,21 @@ def test_what_a_representation_knows(clean_page, denoised_run, tmp_path):
         page.locator(".left .frame").nth(4).click()
         eventually(lambda: samples(page, "left", ".large") not in (plain[:4], second[:4]))
         assert samples(page, "left", ".strip")[4::9] == samples(page, "left", ".large")
+        for size in ({"width": 1024, "height": 768}, {"width": 1440, "height": 1000}):
+            page.set_viewport_size(size)
+            for side, at in (("left", 35), ("right", 8)):  # the last of the last row, the last of the first
+                place = page.locator(f".{side} .strip .sample").nth(at)
+                place.hover()
+                image, card = place.locator("> img").bounding_box(), place.locator(".card")
+                card.wait_for()
+                assert image["width"] == image["height"] and image["x"] + image["width"] <= size["width"] and inside(page, card)
+                assert "rank of the second image" in card.inner_text()
 
         # dimensions
         press(page, "Common dimensions")
         eventually(lambda: page.locator(".change").count() == 10)
         drawn(page, 2 * 5 * 8)
-        some = not page.locator(".left .ends").inner_text().endswith("has 0 in common with its neighbours.")
+        some = not page.locator(".left .ends").inner_text().count("has 0 in common with its neighbours.")
         assert samples(page, "left")[:8] == second[:8]
         assert (samples(page, "left")[8:16] != second[:8]) == some
 
@@ -676,15 +709,17 @@ def test_what_a_representation_knows(clean_page, denoised_run, tmp_path):
         with page.expect_download() as download:
             page.get_by_text("Save as PNG").click()
         picture = Image.open(download.value.path())
-        assert download.value.suggested_filename == "samples.png" and picture.format == "PNG"
-        assert picture.size == (1524, 420)
-        assert (np.asarray(picture)[68:132:4, 206:270:4] == decoded(second[0])).all()
+        assert download.value.suggested_filename == "know_common_dimensions_no5_no0.png" and picture.format == "PNG"
+        words = ["the image and the second", *page.locator(".left .words").all_inner_texts()]
+        left = 32 + 18 + max(round(ImageFont.load_default(21).getlength(word)) for word in words)
+        assert (np.asarray(picture)[193 + 102 : 193 + 198 : 6, left : left + 96 : 6] == decoded(second[0])).all()
 
         # a file that is no image, then one that is
         press(page, "Samples")
         page.get_by_role("button", name="Samples", exact=True).wait_for()
         page.locator("input[type=file]").set_input_files({"name": "bad.png", "mimeType": "image/png", "buffer": b"no image"})
         page.get_by_text("That file is no image that can be read").wait_for()
+        assert page.get_by_text("Drop an image in").is_visible() and page.get_by_text("Uploaded").count() == 0
         file = io.BytesIO()
         Image.new("L", (40, 30), 120).save(file, "PNG")
         page.locator("input[type=file]").set_input_files({"name": "g.png", "mimeType": "image/png", "buffer": file.getvalue()})

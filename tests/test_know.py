@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 import workbench as wb
 from workbench.panels.know_drawing import Condition, DemoSubject, Drawn, DrawSettings, Studio, denoised_layers, png_of
@@ -55,13 +55,25 @@ class Canvas:
 
     pixels = np.arange(30 * 27, dtype=np.uint8).reshape(30, 3, 3, 3)
     factors = pd.DataFrame({"label": np.arange(30) % 2})
-    unseen, teaches, reads = True, False, {}
+    unseen, teaches, reads, usual = True, False, {}, 15.5
 
     def tokens(self, layer):
         return None
 
+    def sparse(self, layer):
+        return layer == "backbone"
+
+    def neighbourhood(self):
+        return 20, 15
+
+    def others(self, layer, source):
+        return pd.Series({"median rank": self.usual, "MRR": 0.1, "relative distance": 1.0})
+
+    def unlike(self, layer, source):
+        return {"backbone": (5.25, 0.998), "projector": (1.0, 0.5)}[layer]
+
     def source(self, source):
-        return self.pixels[source]
+        return np.frombuffer(source, np.uint8).reshape(3, 3, 3) if isinstance(source, bytes) else self.pixels[source]
 
 
 def made(rank, pixels=None):
@@ -118,7 +130,9 @@ def test_a_few_samples_of_both_sides_come_first(pretended):
     first = [(condition.layer, i) for condition, i in pretended.wanted()[:9]]
     assert first == [(layer, i) for layer in ("backbone", "projector") for i in range(4)] + [("backbone", 4)]
     assert len(pretended.wanted()) == 32
-    pretended.view, pretended.at = "between", 3
+    pretended.view = "between"
+    assert pretended.at == 4  # in the middle, which is neither of the images
+    pretended.at = 3
     assert [condition.at for condition, _ in pretended.wanted()[:8]] == [3] * 8
     assert len(pretended.wanted()) == 2 * 9 * 4
     sizes = [len(part) for part in in_chunks(pretended.wanted(), 16)]
@@ -146,23 +160,76 @@ def test_what_was_drawn_is_remembered_with_how_it_was_drawn(pretended):
     assert len(pretended.wanted()) == 32
 
 
+def ranked(state, **ranks):
+    """Draws as if samples of the layers had these ranks, in turn, and returns the title."""
+    state.seed += 1
+    state.keep(state.settings(), [((c, i), made(ranks[c.layer][i % len(ranks[c.layer])])) for c, i in state.wanted()])
+    return state.title()
+
+
 def test_the_title_says_which_layer_comes_nearer(pretended):
     assert pretended.title() == "What does the representation still know of an image?"
-
-    def ranked(left, right):
-        worth = {"backbone": left, "projector": right}
-        pretended.seed += 1
-        pretended.keep(pretended.settings(), [(one, made(worth[one[0].layer])) for one in wanted])
-        return pretended.title()
-
-    wanted = pretended.wanted()
-    assert ranked(1.0, 12.5) == "backbone knows this image better than projector: mean rank 1 against 12.5"
-    assert ranked(9.0, 3.0) == "projector knows this image better than backbone: mean rank 3 against 9"
-    assert ranked(4.0, 4.0) == "Both layers know this image about as well: mean rank 4 and 4"
-    table = pretended.ranks("left")
-    assert table.loc["mean rank", ["value", "chance"]].tolist() == [4.0, 15.5]
+    nearer = "Samples return nearer to their source in backbone than in projector: median rank 1 [1, 1] against 3 [2, 4]"
+    assert ranked(pretended, backbone=[1.0], projector=[2.0, 3.0, 3.0, 4.0]) == nearer
+    other = "Samples return nearer to their source in projector than in backbone: median rank 3 [3, 3] against 5 [5, 5]"
+    assert ranked(pretended, backbone=[5.0], projector=[3.0]) == other
+    alike = "Samples return about as near to their source in projector as in backbone: median rank 4 [2, 6] and 4.5 [1, 8]"
+    assert ranked(pretended, backbone=[1.0, 8.0], projector=[2.0, 6.0]) == alike
+    # a few ranks far off, which carry the mean away, change nothing
+    assert ranked(pretended, backbone=[1.0] * 14 + [30.0] * 2, projector=[2.0, 3.0, 3.0, 4.0]) == nearer
+    table = pretended.ranks("right")
+    assert table.loc["median rank", ["value", "chance", "others"]].tolist() == [3.0, 15.5, 15.5]
     assert table.loc["MRR", "chance"] == pytest.approx(sum(1 / r for r in range(1, 31)) / 30)
-    assert "among 30 images by distance; chance 15.5. One image, 16 samples." in pretended.finding()
+    assert pretended.finding() == (
+        "Rank among 30 images by distance in each layer's own space; chance 15.5, here 15.5 (other images in the samples' place)."
+        " 16 samples of one image, [95% intervals]."
+    )
+
+
+def test_samples_as_near_as_chance_are_said_to_come_back_to_nothing(pretended):
+    neither = "Samples of neither layer come back to this image: median rank 14 [14, 14] and 20 [20, 20], chance 15.5"
+    assert ranked(pretended, backbone=[14.0], projector=[20.0]) == neither
+    one = "Samples return to their source in projector, not in backbone: median rank 2 [2, 2] against 20 [20, 20], chance 15.5"
+    assert ranked(pretended, backbone=[20.0], projector=[2.0]) == one
+    # an image that any image is near to
+    pretended.studio.usual = 4.0
+    assert ranked(pretended, backbone=[3.0], projector=[2.5]).startswith("Samples of neither layer come back to this image")
+    assert ", here 4 (other images in the samples' place)" in pretended.finding()
+    same = "Samples of neither layer come back to this image: median rank 30 [30, 30] and 30 [30, 30], chance 4"
+    assert ranked(pretended, backbone=[30.0], projector=[30.0]) == same
+    # one layer alone
+    pretended.studio.usual = 15.5
+    pretended.right = "backbone"
+    assert (
+        ranked(pretended, backbone=[20.0])
+        == "Samples of backbone do not come back to this image: median rank 20 [20, 20], chance 15.5"
+    )
+    assert ranked(pretended, backbone=[2.0]) == "Samples of backbone return to their source: median rank 2 [2, 2], chance 15.5"
+
+
+@pytest.mark.parametrize(
+    ("n", "low", "high", "level"), [(4, 1, 4, 0.875), (8, 1, 8, 0.95), (16, 4, 13, 0.95), (64, 24, 41, 0.95)]
+)
+def test_the_median_rank_lies_between_two_of_the_ranks(pretended, n, low, high, level):
+    from scipy.stats import quantile_test
+
+    pretended.samples = n
+    ranked(pretended, backbone=np.random.default_rng(0).permutation(n) + 1.0, projector=[1.0])
+    rank = pretended.ranks("left").loc["median rank"]
+    assert [rank[name] for name in ("value", "low", "high", "interval")] == [(n + 1) / 2, low, high, level]
+    if n > 5:
+        assert quantile_test(np.arange(1, n + 1)).confidence_interval(0.95) == (low, high)
+
+
+def test_the_factor_that_parts_the_layers_is_named_only_where_it_is_no_accident(pretended, monkeypatch):
+    kept = {"left": [1.0, 0.75], "right": [0.125, 0.5]}
+    factors = {"factor": ["hue", "label"], "chance": [0.2, 0.5]}
+    monkeypatch.setattr(pretended, "kept", lambda side: pd.DataFrame(factors | {"value": kept[side]}))
+    ranked(pretended, backbone=[1.0], projector=[1.0])
+    told = " Most apart in hue: kept by 16 of 16 in backbone, 2 of 16 in projector (chance 20%)."
+    assert pretended.finding().endswith("[95% intervals]." + told)
+    kept["left"][0] = 0.375
+    assert pretended.finding().endswith("[95% intervals].")
 
 
 def test_mean_and_deviation_are_those_of_the_samples(pretended):
@@ -173,25 +240,99 @@ def test_mean_and_deviation_are_those_of_the_samples(pretended):
     assert mean == pytest.approx(pixels.mean(0) / 255)
     assert deviation == pytest.approx(np.sqrt((pixels / 255).var(0, ddof=1).mean(2)))
     assert pretended.maps("right") is None
+    assert deviation.max() <= pretended.darkest() < deviation.max() + 0.05
+    wide = np.where(np.arange(16)[:, None, None, None] % 2, 255, 0) * np.ones((3, 3, 3), np.uint8)
+    wanted = [one for one in pretended.wanted() if one[0].layer == "projector"]
+    pretended.keep(pretended.settings(), [(one, made(1.0, wide[one[1]].astype(np.uint8))) for one in wanted])
+    assert pretended.darkest() == 0.55  # of both sides: 0 and 1 deviate by a little more than a half
+    sides = [KnowSide(pretended, side, chosen=print) for side in ("left", "right")]
+    for side in sides:
+        side.draw()
+        assert "0 to 0.55, both sides" in side.sheet.object
+
+
+def test_an_image_that_was_dropped_in_is_told_as_unlike_the_gallery_and_its_factors_are_not_guessed(pretended):
+    pretended.studio.reads, pretended.studio.teaches = {"label": 1.0}, True
+    pretended.first = bytes(27)
+    side = KnowSide(pretended, "left", chosen=print)
+    side.draw()
+    assert '<div class="quiet strangers"></div>' in side.sheet.object  # the place is kept
+    ranked(pretended, backbone=[20.0], projector=[20.0])
+    side.draw()
+    assert pretended.kept("left").empty and 'class="bar"' not in side.sheet.object
+    assert "No factors: their classifiers learned from images like the gallery's" in side.sheet.object
+    told = "It is 5.2 times as far from its nearest image of the gallery as these are from theirs, further than 99% of them"
+    assert pretended.strangers("left") == [f"{told}: what is drawn of it is a guess."] and told in side.sheet.object
+    assert pretended.strangers("right")[0].endswith("further than 50% of them.")
+    assert pretended.file_name() == "know_samples_dropped_in.png"
+
+
+def test_blocks_keep_their_places_while_nothing_is_drawn(pretended):
+    pretended.studio.reads = {"label": 1.0}
+    pretended.studio.read = lambda pixels: pd.DataFrame({"label": np.zeros(len(pixels), int)})
+    side = KnowSide(pretended, "left", chosen=print)
+    side.draw()
+    parts = ('class="map"', 'class="ranks"', 'class="kept"', 'class="bar"', "<tr", "<table")
+    empty = [side.sheet.object.count(part) for part in parts]
+    assert "by 16 samples" in side.sheet.object and "–" in side.sheet.object and min(empty) > 0
+    ranked(pretended, backbone=[1.0], projector=[1.0])
+    side.draw()
+    assert [side.sheet.object.count(part) for part in parts] == empty and "100%" in side.sheet.object
+    pretended.view = "dimensions"
+    pretended.studio.common = lambda layer, source: np.array([True, False])
+    side.draw()
+    parts = ("<tr", "<td", 'class="change"')
+    empty = [side.sheet.object.count(part) for part in parts]
+    ranked(pretended, backbone=[1.0], projector=[1.0])
+    side.draw()
+    assert [side.sheet.object.count(part) for part in parts] == empty and "changed, of 8" in side.sheet.object
+
+
+def test_rows_say_what_becomes_of_common_dimensions(pretended):
+    pretended.view = "dimensions"
+    words = {side: [row.words for row in pretended.rows(side)][1:3] for side in ("left", "right")}
+    assert words["left"] == ["common set to 0", "as many at random set to 0"]
+    assert words["right"] == ["common set to the mean", "as many at random set to the mean"]
+    assert pretended.meaning("left") == "A dimension is common where it is not 0 in at least 15 of the 20 nearest neighbours."
+    assert "where |z| is above its median in at least 15 of the 20 nearest" in pretended.meaning("right")
+
+
+def image_file(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def test_a_dropped_image_is_cropped_resized_and_coloured(state):
     wide = np.zeros((20, 40), np.uint8)
     wide[:, 10:30] = 200
-    file = io.BytesIO()
-    Image.fromarray(wide).save(file, "PNG")
-    source = state.drop(file.getvalue())
+    source = state.drop(image_file(wide))
     seen = state.studio.source(source)
     assert seen.shape == (16, 16, 3) and np.abs(seen.astype(int) - 200).max() < 10  # but for the edges of the resizing
     assert state.first == source and state.dropped == [source]
     with pytest.raises(ValueError, match="That file is no image that can be read: a PNG, JPEG, WebP or GIF is wanted"):
         state.drop(b"no image at all")
     assert state.dropped == [source]
+    other = state.drop(image_file(np.full((16, 16), 90, np.uint8)), "second")
+    assert (state.first, state.second) == (source, other) and state.dropped == [other, source]
     fill(state)
     assert all(one.candidates == 49 for one in state.of(state.rows("left")[0].condition))  # the gallery's 48, and itself
 
 
 # the studio
+
+
+def test_other_images_in_the_place_of_samples_and_how_far_an_image_is_from_the_gallery(studio):
+    gallery = studio._said["projector"]
+    z = ((gallery.values - gallery.values.mean(0)) / gallery.values.std(0, correction=0)).double()
+    apart = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
+    ranks = [int((apart[row] < apart[row, 5]).sum()) for row in range(48) if row != 5]  # of no. 5, without the row itself
+    assert studio.others("projector", 5)["median rank"] == np.median(ranks)
+    assert studio.others("projector", 5)["MRR"] == pytest.approx(np.mean([1 / r for r in ranks]))
+    black = bytes(3 * 16 * 16)
+    row = wb.out_of_distribution(studio._of_source("projector", black), gallery).iloc[0]
+    assert studio.unlike("projector", black) == (row["relative"], row["beyond"])
+    assert [studio.sparse(layer) for layer in studio.layers] == [wb.is_sparse(studio._said[layer]) for layer in studio.layers]
 
 
 def test_the_gallery_is_held_out_and_its_images_are_known(run, studio):
@@ -282,7 +423,7 @@ def test_images_are_drawn_of_tokens_and_looked_for_by_their_mean(denoised_run, t
     sides = [KnowSide(state, side, chosen=print) for side in ("left", "right")]
     for side in sides:
         side.draw()
-    assert "Drawn of 64 tokens an image; ranks and distances are of their mean." in sides[0].sheet.object
+    assert "Conditioned on 64 tokens an image; ranks and distances are of their mean." in sides[0].sheet.object
     assert "tokens an image" not in sides[1].sheet.object
 
 
@@ -371,12 +512,15 @@ def test_a_side_shows_every_sample_with_what_is_known_of_it(state):
     shown = side.sheet.object
     assert shown.count('class="sample"') == 16 and 'class="blank"' not in shown
     one = state.of(state.rows("left")[0].condition)[0]
-    assert f"distance to the condition <b>{one.distance:.2f}</b>" in shown
-    assert f"nearest real image: no. <b>{one.nearest}</b>" in shown
+    assert f"distance to the condition <b>{one.distance:.2f}</b> standard deviations" in shown
+    assert f"relative distance to the image <b>{one.relative:.2f}</b>" in shown and "<td>relative distance</td>" in shown
+    assert f"nearest real image, no. {one.nearest}</figure>" in shown
     state.view = "between"
     fill(state)
     side.draw()
     assert side.sheet.object.count('class="sample"') == 4 + 9 * 4
+    assert side.sheet.object.count("rank of the first image") == 4 + 8 * 4  # in the last column it is the second's
+    assert side.sheet.object.count("rank of the second image") == 4
     state.view = "dimensions"
     fill(state)
     side.draw()
@@ -384,14 +528,75 @@ def test_a_side_shows_every_sample_with_what_is_known_of_it(state):
     assert f"Of 8 dimensions this image has {state.common('left')[0]} in common" in side.sheet.object
 
 
-@pytest.mark.parametrize(("view", "size"), [("samples", (1296, 216)), ("between", (1280, 420)), ("dimensions", (1524, 420))])
-def test_the_picture_to_take_away_holds_the_samples(state, view, size):
-    state.view = view
+def test_a_file_takes_the_place_that_is_chosen_and_one_that_is_no_image_leaves_nothing_behind(run):
+    viewer = wb.WhatItKnows(run)
+    viewer.state.take(wb_studio(viewer))
+    first, viewer.state.view, viewer.which.value = viewer.state.first, "between", 1
+    viewer.drop.value = image_file(np.full((16, 16), 90, np.uint8))
+    assert viewer.state.first == first and viewer.state.second == viewer.state.dropped[0]
+    assert viewer.drop.value is None  # so that the same file is news
+    assert viewer.gallery.object.index('data-row="-1"') < viewer.gallery.object.index('data-row="0"')
+    assert viewer.gallery.object.count('class="thumb"') == 20  # no more than before, which would move what is below
+    viewer._page_by(20)
+    assert 'data-row="19"' in viewer.gallery.object and 'data-row="-1"' not in viewer.gallery.object
+    viewer.drop.value = b"no image"
+    assert viewer.trouble.visible and viewer.trouble.object.startswith("That file is no image that can be read")
+    assert viewer.drop.value is None and viewer.drop.uploaded_label == viewer.drop.label
+    assert viewer.progress.visible and len(viewer.state.dropped) == 1
+    viewer._stop()
+
+
+@pytest.mark.parametrize("view", ["samples", "between", "dimensions"])
+def test_the_picture_to_take_away_holds_the_samples(state, view):
+    state.view, state.second, state.seed = view, 3, 1
+    rows, (many, step, top) = state.rows("left"), (state.many(), 102, 193)
+    left = 32 + 18 + max(round(ImageFont.load_default(21).getlength(row.words)) for row in rows)
+    ends = {"samples": [(top, 32)], "between": [(top + 30, 32), (top + 30, 32 + 8 * step)]}.get(
+        view, [(top, left), (top, left + step)]
+    )
+    places = {
+        "samples": [(top + i // 8 * step, 146 + i % 8 * step) for i in range(many)],
+        "between": [(top + 30 + (1 + i) * step, 32 + at * step) for at in range(9) for i in range(many)],
+        "dimensions": [(top + (1 + row) * step, left + i * step) for row in range(5) for i in range(many)],
+    }[view]
+
+    def cells(where):
+        sheet = np.asarray(Image.open(io.BytesIO(sheet_of(state))))
+        return [sheet[top : top + 96 : 6, left : left + 96 : 6] for top, left in where]
+
+    assert all((cell == 255).all() for cell in cells(places))  # what was not drawn yet leaves no mark
     fill(state)
-    picture = Image.open(io.BytesIO(sheet_of(state)))
-    assert picture.size == size
-    sheet = np.asarray(picture)
-    if view == "samples":
-        images = [d.pixels for d in state.of(state.rows("left")[0].condition)]
-        assert (sheet[68:132:4, 16:80:4] == state.studio.source(state.first)).all()
-        assert (sheet[68:132:4, 92 + 68 : 92 + 132 : 4] == images[1]).all()
+    assert all((cell == state.studio.source(one)).all() for cell, one in zip(cells(ends), state.shows(), strict=True))
+    drawn = [d.pixels for row in rows for d in state.of(row.condition)]
+    assert all((cell == one).all() for cell, one in zip(cells(places), drawn, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("view", "title", "name"),
+    [
+        ("samples", "mine: samples of image no. 0", "know_samples_no0.png"),
+        ("between", "mine: interpolation from image no. 0 to image no. 3", "know_interpolation_no0_no3.png"),
+        ("dimensions", "mine: common dimensions of image no. 0, the second image no. 3", "know_common_dimensions_no0_no3.png"),
+    ],
+)
+def test_the_picture_to_take_away_says_what_it_shows(state, monkeypatch, view, title, name):
+    state.view, state.second = view, 3
+    told = []
+    draw = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "text",
+        lambda self, at, words, **how: [told.append((words, how["font"].size)), draw(self, at, words, **how)],
+    )
+    sheet_of(state)
+    assert (title, 30) in told and told[1][0].startswith("seed 0, 10 steps, guidance 1; unfinished, 0 of ")
+    fill(state)
+    told.clear()
+    sheet_of(state)
+    words = [one for one, _ in told]
+    assert words[:2] == [title, "seed 0, 10 steps, guidance 1"] and {size for _, size in told[1:]} == {21}
+    assert {"backbone", "projector"} <= set(words) and state.file_name() == name
+    for side in ("left", "right"):
+        assert any(one.endswith(state.told_rank(side)) for one in words)
+    rank = state.ranks("left").loc["median rank"]
+    assert f"chance {min(rank['others'], rank['chance']):g}" in state.told_rank("left")

@@ -27,10 +27,12 @@ __all__ = ["Condition", "DemoSubject", "DrawSettings", "Drawn", "Studio", "denoi
 DEMO = Path(workbench.__file__).parent / "demo"
 
 GALLERY = 2048  # held-out images that a source is looked for among
-LEARNT = 3072  # others, from which the reader of factors learns
+LEARNT = 3072  # others, from which the factor classifiers learn
 LEAST = 256  # fewer teach it nothing
 SMALL = 16  # pixels a side that it looks at, at most
 VALUES = 32  # of a factor that is read, at most
+OTHERS = 512  # images that stand in the place of samples
+NEIGHBOURS = 20  # of an image, in which a dimension is common that is on in three quarters of them
 FRAMES = 9  # from one image to another, both ends included
 
 Source = int | bytes  # the row of the gallery; of an image that was dropped in, its pixels (uint8, H W C)
@@ -128,6 +130,7 @@ class Studio:
         import torch
 
         from workbench.data.gridded import factor_numbers
+        from workbench.generate.operators import is_sparse
         from workbench.generate.representations import represent
         from workbench.sampling import denoisers
 
@@ -154,6 +157,9 @@ class Studio:
         told(f"Looking at {len(gallery):,} images…")
         self._model = run.model().to(self._device).eval()
         self._said = {layer: represent(run, gallery, layer) for layer in self._pipes}
+        self._sparse = {layer: is_sparse(said) for layer, said in self._said.items()}
+        self._others: dict[tuple[str, Source], pd.Series] = {}
+        self._unlike: dict[tuple[str, Source], tuple[float, float]] = {}
         self._of: dict[tuple[str, bytes], Representation] = {}
         self._tokens: dict[tuple[str, Source], Representation] = {}
         self._common: dict[tuple[str, Source], Tensor] = {}
@@ -179,6 +185,10 @@ class Studio:
         from workbench.generate.operators import shared_noise
 
         layer, n = conditions[0].layer, max(numbers) + 1
+        for source in {one for c in conditions for one in (c.first, c.second) if one is not None}:
+            self.others(layer, source)  # here, in the thread, so that the page need not wait for it
+            if isinstance(source, bytes):
+                self.unlike(layer, source)
         pipe, h = self._pipes[layer], self._rows([self._condition(one, self._told) for one in conditions])
         noise = {"latents": shared_noise(pipe, n, settings.seed)[list(numbers)]}
         if settings.annealing:
@@ -244,7 +254,7 @@ class Studio:
 
     def _condition(self, one: Condition, of: "Callable[[str, Source], Representation]") -> "Representation":
         """What images are drawn of, made of what ``of`` gives of a layer and an image."""
-        from workbench.generate.operators import between, is_sparse, manipulate, random_dimensions
+        from workbench.generate.operators import between, manipulate, random_dimensions
 
         first = of(one.layer, one.first)
         if one.kind == "plain":
@@ -255,8 +265,7 @@ class Studio:
         dimensions = self.common(one.layer, one.first)
         if one.kind.startswith("random"):
             dimensions = random_dimensions(dimensions)
-        gallery = self._said[one.layer].values
-        nothing = None if is_sparse(gallery) else gallery.mean(0)
+        nothing = None if self.sparse(one.layer) else self._said[one.layer].values.mean(0)
         return manipulate(first, dimensions, to=second if one.kind.endswith("swapped") else nothing)
 
     def common(self, layer: str, source: Source) -> "Tensor":
@@ -264,10 +273,40 @@ class Studio:
         from workbench.generate.operators import common_dimensions
 
         if (layer, source) not in self._common:
-            gallery = self._said[layer]
-            few = {"neighbours": len(gallery), "at_least": -(-3 * len(gallery) // 4)} if len(gallery) < 20 else {}
-            self._common[layer, source] = common_dimensions(self._of_source(layer, source), gallery, **few)
+            neighbours, least = self.neighbourhood()
+            settings = {"neighbours": neighbours, "at_least": least}
+            self._common[layer, source] = common_dimensions(self._of_source(layer, source), self._said[layer], **settings)
         return self._common[layer, source]
+
+    def neighbourhood(self) -> tuple[int, int]:
+        """How many neighbours an image has, and in how many of them a dimension is on that is common."""
+        many = min(NEIGHBOURS, len(self.pixels))
+        return many, -(-3 * many // 4)
+
+    def sparse(self, layer: str) -> bool:
+        """Whether what a layer says is sparse, see :func:`is_sparse`."""
+        return self._sparse[layer]
+
+    def others(self, layer: str, source: Source) -> pd.Series:
+        """Returns what :func:`rank_summary` says of an image where others of the gallery stand in the place of its samples."""
+        from workbench.measures.sources import rank_summary, source_ranks
+
+        if (layer, source) not in self._others:
+            gallery = self._said[layer].values
+            rows = [row for row in range(len(gallery)) if row != source][:OTHERS]
+            table = source_ranks(gallery[rows], self._of_source(layer, source).values, gallery)
+            table["rank"] = (table["rank"] - 1).clip(1)  # each of them is nearest to itself
+            self._others[layer, source] = rank_summary(table).set_index("measure")["value"]
+        return self._others[layer, source]
+
+    def unlike(self, layer: str, source: Source) -> tuple[float, float]:
+        """Returns how far an image is from the gallery: ``relative`` and ``beyond`` of :func:`out_of_distribution`."""
+        from workbench.generate.operators import out_of_distribution
+
+        if (layer, source) not in self._unlike:
+            (row,) = out_of_distribution(self._of_source(layer, source), self._said[layer]).itertuples()
+            self._unlike[layer, source] = row.relative, row.beyond
+        return self._unlike[layer, source]
 
     @staticmethod
     def _rows(parts: "Sequence[Representation]") -> "Representation":

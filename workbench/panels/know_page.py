@@ -31,6 +31,15 @@ SOON, LATE = 0.5, 2.0  # seconds: a part that took less is followed by one twice
 MOST = 64  # images of a part
 BYTES = 20_000_000  # of a file that is dropped in
 CHOICE = ("left", "right", "first", "second", "view", "at", "samples", "seed", "steps", "guidance", "annealing")
+HIDDEN = {"visibility": "hidden"}  # in its place
+WORDS = f"""<style>
+.words {{ {TEXT} container-type:inline-size }}
+.told {{ min-height:70px }}
+.headline {{ font-size:18px; line-height:24px; font-weight:bold }}
+.finding {{ font-size:14px; line-height:20px; margin-top:4px; color:{theme.QUIET} }}
+@container (max-width:1400px) {{ .told {{ min-height:92px }} }}
+@container (max-width:900px) {{ .told {{ min-height:112px }} }}
+</style>"""
 FRAME = "outline:3px solid {};outline-offset:1px;"
 
 
@@ -86,18 +95,19 @@ class WhatItKnows(pn.viewable.Viewer):
         alerts = [pmui.Alert(object=html.escape(c), severity="warning", **wide) for c in complaints]
         self.trouble = pmui.Alert(object="", severity="error", visible=False, **wide)
         self.remark = pmui.Alert(object="", severity="info", visible=False, **wide)
-        self.said = pn.pane.HTML("", min_height=62, margin=(8, 10, 2, 10), **wide)
+        self.said = pn.pane.HTML("", margin=(8, 10, 6, 10), **wide)
         self.gallery = Clickable(self.choose, margin=0, **wide)
         self.which = pmui.RadioButtonGroup(options={"First image": 0, "Second": 1}, value=0, size="small", **wide)
-        self.drop = pmui.FileInput(label="Drop an image in", accept="image/*", max_file_size=BYTES, **wide)
+        drop = {"label": "Drop an image in", "icon": "cloud_upload"}  # whatever was dropped in, a file that is no image too
+        self.drop = pmui.FileInput(uploaded_label=drop["label"], max_file_size=BYTES, **drop, **wide)
         self.drop.param.watch(lambda event: self.take_file(event.new), "value")
         self.back = pmui.Button(label="Previous", variant="outlined", size="small", **wide)
         self.on = pmui.Button(label="Next", variant="outlined", size="small", **wide)
         self.back.on_click(lambda event: self._page_by(-SHOWN))
         self.on.on_click(lambda event: self._page_by(SHOWN))
-        self.progress = pmui.LinearProgress(value=0, visible=False, **wide)
+        self.progress = pmui.LinearProgress(value=0, styles=HIDDEN, **wide)
         self.doing = pn.pane.HTML("", margin=(0, 10), **wide)
-        self.save = pmui.FileDownload(callback=self.export, filename="samples.png", label="Save as PNG", **wide)
+        self.save = pmui.FileDownload(callback=self.export, filename="know.png", label="Save as PNG", **wide)
         for button in (self.drop, self.save):
             button.param.update(variant="outlined", size="small")  # at once they would warn of a default of their own
         slide = {"description": "", "throttled": True} | wide
@@ -107,7 +117,7 @@ class WhatItKnows(pn.viewable.Viewer):
             pmui.IntSlider.from_param(state.seed, label="Seed", **slide),
             pmui.DiscreteSlider.from_param(state.steps, label="Steps of the sampler", description="", **wide),
             pmui.FloatSlider.from_param(state.guidance, label="Guidance", step=0.25, **slide),
-            pmui.FloatSlider.from_param(state.annealing, label="Noise on the condition, fading", step=0.05, **slide),
+            pmui.FloatSlider.from_param(state.annealing, label="Condition annealing (CADS)", step=0.05, **slide),
         ]
         subject = pmui.Select.from_param(state.subject, label="Run", **small)
         self._chooser = pn.Column(
@@ -131,8 +141,10 @@ class WhatItKnows(pn.viewable.Viewer):
         self._take(source)
 
     def _take(self, source: Source) -> None:
-        second = self.which.value == 1 and self.state.view != "samples"
-        self.state.param.update(**{"second" if second else "first": source})
+        self.state.param.update(**{self._place(): source})
+
+    def _place(self) -> str:
+        return "second" if self.which.value == 1 and self.state.view != "samples" else "first"
 
     def take_file(self, content: bytes | None) -> None:
         """Takes an image that was dropped in, or says why not."""
@@ -140,18 +152,25 @@ class WhatItKnows(pn.viewable.Viewer):
             return
         self.trouble.visible = False
         try:
-            self.state.drop(content)
+            self.state.drop(content, self._place())
         except ValueError as error:
             self.trouble.param.update(object=html.escape(str(error)), visible=True)
+        else:
+            self._start = 0  # where it is shown
+            self._show_gallery()
+        self.drop.clear()  # so that the same file can be dropped in again
 
     def _go(self, at: int) -> None:
         self.state.at = at
 
     def _page_by(self, step: int) -> None:
-        rows = len(self.state.studio.pixels) if self.state.studio is not None else 0
-        if 0 <= self._start + step < rows:
+        if self.state.studio is not None and 0 <= self._start + step < len(self._rows()):
             self._start += step
             self._show_gallery()
+
+    def _rows(self) -> list[int]:
+        """All images to choose from: those that were dropped in, the last first, then the gallery's."""
+        return [*range(-1, -1 - len(self.state.dropped), -1), *range(len(self.state.studio.pixels))]
 
     def export(self) -> io.BytesIO:
         """Returns what is shown as a PNG."""
@@ -254,10 +273,10 @@ class WhatItKnows(pn.viewable.Viewer):
             self.which.visible = state.view != "samples"
             self.at.visible = state.view == "between"
             self.said.object = (
-                f'<div style="{TEXT}"><div class="headline" style="font-size:22px;font-weight:bold">{html.escape(state.title())}'
-                f'</div><div class="finding" style="font-size:14px;margin-top:4px;color:{theme.QUIET}">'
-                f"{html.escape(state.finding())}</div></div>"
+                f'{WORDS}<div class="words"><div class="told"><div class="headline">{html.escape(state.title())}</div>'
+                f'<div class="finding">{html.escape(state.finding())}</div></div></div>'
             )
+            self.save.filename = state.file_name()
             self._show_gallery()
             for side in self.sides.values():
                 side.draw()
@@ -266,21 +285,22 @@ class WhatItKnows(pn.viewable.Viewer):
         state = self.state
         if not there:
             opening = bool(self._words) and not failed
-            self.progress.param.update(variant="indeterminate", visible=opening)
+            self.progress.param.update(variant="indeterminate", styles={} if opening else HIDDEN)
             self.doing.object = f'<div style="{TEXT}{SMALL}">{html.escape(self._words)}</div>' if opening else ""
             return
         total = sum(len(state.rows(side)) for side in state.shown()) * state.many()
         left = 0 if failed else len(state.wanted())
         share = round(100 * (1 - left / total)) if total else 100
-        self.progress.param.update(variant="determinate", value=max(share, 0), visible=left > 0)
+        self.progress.param.update(variant="determinate", value=max(share, 0), styles={} if left else HIDDEN)
         self.doing.object = ""
 
     def _show_gallery(self) -> None:
-        """Images to choose from: those that were dropped in, then the gallery's."""
-        state, studio = self.state, self.state.studio
-        rows = [*range(-1, -1 - len(state.dropped), -1), *range(self._start, min(self._start + SHOWN, len(studio.pixels)))]
+        """Some of the images to choose from."""
+        studio = self.state.studio
+        rows = self._rows()[self._start : self._start + SHOWN]
         cells = "".join(self._thumb(row, studio) for row in rows)
-        numbers = f"no. {self._start} to {rows[-1]} of {len(studio.pixels):,}" if rows and rows[-1] >= 0 else ""
+        there = [row for row in rows if row >= 0]
+        numbers = f"no. {there[0]} to {there[-1]} of {len(studio.pixels):,}" if there else f"{len(rows)} dropped in"
         kind = "held-out images" if studio.unseen else "images"
         said = f'<div style="{SMALL}color:{theme.QUIET};margin-bottom:6px">{kind}, {numbers}</div>'
         grid = f'<div class="gallery" style="display:grid;grid-template-columns:repeat(5,1fr);gap:6px">{cells}</div>'

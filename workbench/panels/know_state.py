@@ -1,6 +1,7 @@
 """What a representation knows, without a picture: which image, which two layers, how many samples, and what they say."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,11 +14,12 @@ from workbench.panels.layer_cuts import Subject
 
 __all__ = ["KnowState", "SampleRow"]
 
-VIEWS = {"Samples": "samples", "Between two images": "between", "Common dimensions": "dimensions"}
+VIEWS = {"Samples": "samples", "Interpolation": "between", "Common dimensions": "dimensions"}
 SIDES = ("left", "right")
 KEPT = 6000  # images that a session remembers
 FIRST = 4  # samples of every row before there are more of any
-ALIKE = 1.25  # ranks that differ by less than this factor are told as alike
+LEVEL = 0.95  # of intervals over samples
+ODD = 0.95  # share of the gallery nearer to its neighbours, from which on an image is told as unlike it
 FINE = 12  # values from which on a factor's neighbours count as the same
 ROUND = ("hue", "orientation", "azimuth")  # factors that end where they begin
 CHANGES = ("plain", "zeroed", "random zeroed", "swapped", "random swapped")
@@ -43,12 +45,12 @@ class KnowState(param.Parameterized):
     first = param.Parameter(0, doc="The image: its row of the gallery, or the pixels of one that was dropped in")
     second = param.Parameter(1, doc="A second image, to go to or to take dimensions from")
     view = param.Selector(default="samples", objects=VIEWS, doc="What is drawn")
-    at = param.Integer(0, bounds=(0, FRAMES - 1), doc="Eighths of the way from the first image to the second")
+    at = param.Integer((FRAMES - 1) // 2, bounds=(0, FRAMES - 1), doc="Eighths of the way from the first image to the second")
     samples = param.Selector(default=16, objects=[4, 8, 16, 32, 64], doc="Images of each row")
     seed = param.Integer(0, bounds=(0, 50), doc="Of the noise that images start from")
     steps = param.Selector(default=10, objects=[5, 10, 20, 50], doc="Of the sampler")
     guidance = param.Number(1.0, bounds=(0, 4), doc="1: the plain samples; 0: of no representation; above 1: exaggerated")
-    annealing = param.Number(0.0, bounds=(0, 1), doc="Noise on the condition that fades while an image is drawn")
+    annealing = param.Number(0.0, bounds=(0, 1), doc="Condition annealing (CADS): noise on the condition that fades")
 
     def __init__(self, found: Mapping[str, Subject], **params: Any) -> None:
         super().__init__(**params)
@@ -92,8 +94,12 @@ class KnowState(param.Parameterized):
         if isinstance(self.second, int) and self.second >= len(studio.pixels):
             self.second = int(others[0]) if len(others) else 0
 
-    def drop(self, content: bytes) -> Source:
-        """Takes an image from a file in as the first; it is cropped and resized to those of the gallery.
+    def drop(self, content: bytes, place: str = "first") -> Source:
+        """Takes an image from a file in; it is cropped and resized to those of the gallery.
+
+        Arguments:
+            content: The file.
+            place: Which image it becomes, ``"first"`` or ``"second"``.
 
         Raises:
             ValueError: If it is no image, in a sentence.
@@ -109,7 +115,7 @@ class KnowState(param.Parameterized):
             raise ValueError("That file is no image that can be read: a PNG, JPEG, WebP or GIF is wanted.") from error
         source = np.ascontiguousarray(pixels.transpose(1, 2, 0)).tobytes()
         self.dropped = [source, *(one for one in self.dropped if one != source)]
-        self.first = source
+        self.param.update(**{place: source})
         return source
 
     # what is to be drawn
@@ -125,17 +131,22 @@ class KnowState(param.Parameterized):
             return [SampleRow("", Condition(layer, first))]
         if self.view == "between":
             return [SampleRow(f"{at} / {FRAMES - 1}", self._between(layer, at)) for at in range(FRAMES)]
+        nothing = self.nothing(side)
         words = (
             "as it is",
-            "common ones zeroed",
-            "as many at random zeroed",
-            "common ones as in the second",
+            f"common {nothing}",
+            f"as many at random {nothing}",
+            "common as in the second image",
             "as many at random as in it",
         )
         return [
             SampleRow(word, Condition(layer, first, kind, second if "swapped" in kind else None))
             for word, kind in zip(words, CHANGES, strict=True)
         ]
+
+    def nothing(self, side: str) -> str:
+        """What becomes of dimensions that are to say nothing, see :func:`manipulate`."""
+        return "set to 0" if self.studio.sparse(getattr(self, side)) else "set to the mean"
 
     def _between(self, layer: str, at: int) -> Condition:
         """The ends are the two images as they are, so that their samples are those of the first view."""
@@ -176,15 +187,26 @@ class KnowState(param.Parameterized):
     # what it says
 
     def ranks(self, side: str) -> pd.DataFrame | None:
-        """Mean and median rank, MRR and relative distance of the first row's samples, each beside chance; None without any."""
-        return self._once("ranks", side, lambda made: self._ranks(made) if made else None)
+        """Median rank, MRR and relative distance of the first row's samples; None without any.
 
-    @staticmethod
-    def _ranks(made: Sequence[Drawn]) -> pd.DataFrame:
+        With ``chance`` and ``others``, what other images in the place of the samples give: an image that is like many is near
+        to all of them. Intervals are over the samples of this one image, at ``interval`` or above: of the median rank between
+        two of the ranks, which holds however long their tail is, of the others as of :func:`rank_summary`.
+        """
+        return self._once("ranks", side, lambda made: self._ranks(made, side) if made else None)
+
+    def _ranks(self, made: Sequence[Drawn], side: str) -> pd.DataFrame:
+        from scipy.stats import binom
+
         from workbench.measures.sources import rank_summary
 
         table = pd.DataFrame([{"rank": d.rank, "relative": d.relative, "candidates": d.candidates} for d in made])
-        return rank_summary(table.assign(source=0)).set_index("measure")
+        n, ranks = len(table), np.sort(table["rank"].to_numpy())
+        level = min(LEVEL, 1 - 2.0 ** (1 - n))  # that of the two ends of few samples
+        summary = rank_summary(table.assign(source=range(n)), interval=level).set_index("measure")
+        out = max(int(binom.ppf((1 - level) / 2, n, 0.5)), 1)
+        summary.loc["median rank", ["low", "high"]] = ranks[out - 1], ranks[-out]
+        return summary.assign(others=self.studio.others(getattr(self, side), self.first))
 
     def _once(self, what: str, side: str, work: Callable[[list[Drawn]], Any]) -> Any:
         """What ``work`` makes of the first row's samples, kept until there are more of them, or more can be read."""
@@ -198,16 +220,17 @@ class KnowState(param.Parameterized):
     def kept(self, side: str) -> pd.DataFrame:
         """How many of the first row's samples look like the source in each factor, and chance.
 
-        Columns factor, value, chance, right (how often the reader of the factor is); empty while nobody can read.
+        Columns factor, value, chance, right (how often the factor classifier is); empty while there is none, and of an image
+        that was dropped in, whose factors it would only guess.
         """
         return self._once("kept", side, self._kept)
 
     def _kept(self, made: Sequence[Drawn]) -> pd.DataFrame:
         from workbench.measures.agreement import factor_agreement
 
-        if not made or not self.studio.reads:
+        if not made or not self.studio.reads or not isinstance(self.first, int):
             return pd.DataFrame(columns=["factor", "value", "chance", "right"])
-        wanted, near = self._factors(), self.nearness()
+        wanted, near = self.studio.factors.iloc[[self.first]][list(self.studio.reads)], self.nearness()
         read = self.studio.read(np.stack([d.pixels for d in made]))
         table = factor_agreement(read, wanted, copies=len(made), **near)
         table = table.loc[table["measure"] == "kept", ["factor", "value"]].reset_index(drop=True)
@@ -231,12 +254,6 @@ class KnowState(param.Parameterized):
         """Whether somebody still learns to read factors."""
         return self.studio.teaches and not self.studio.reads
 
-    def _factors(self) -> pd.DataFrame:
-        """The factors of the first image, in one row; of one that was dropped in, as they are read."""
-        if isinstance(self.first, int):
-            return self.studio.factors.iloc[[self.first]][list(self.studio.reads)]
-        return self.studio.read(self.studio.source(self.first)[None])
-
     def _made(self, condition: Condition) -> list[Drawn]:
         return [one for one in self.of(condition) if one is not None]
 
@@ -249,6 +266,11 @@ class KnowState(param.Parameterized):
             return None
         mean, deviation = sample_maps(np.stack([d.pixels for d in made]).transpose(0, 3, 1, 2), copies=len(made))
         return mean[0].transpose(1, 2, 0), deviation[0]
+
+    def darkest(self) -> float:
+        """The end of the scale of both sides' deviations: the largest, rounded up."""
+        shown = [maps[1].max() for maps in map(self.maps, self.shown()) if maps is not None]
+        return max(math.ceil(20 * max(shown, default=0.0)), 1) / 20
 
     def changes(self, side: str) -> pd.DataFrame:
         """How often each factor of the samples changed with each change of the dimensions: a row a factor, a column a kind.
@@ -273,6 +295,38 @@ class KnowState(param.Parameterized):
 
     # in words
 
+    def meaning(self, side: str) -> str:
+        """Which dimensions are common."""
+        neighbours, least = self.studio.neighbourhood()
+        on = "it is not 0" if self.studio.sparse(getattr(self, side)) else "|z| is above its median"
+        return f"A dimension is common where {on} in at least {least} of the {neighbours} nearest neighbours."
+
+    def called(self, source: Source) -> str:
+        """What an image is called."""
+        return f"no. {source}" if isinstance(source, int) else "dropped in"
+
+    def shows(self) -> list[Source]:
+        """The images that are looked at: the first, and the second where it takes part."""
+        return [self.first] if self.view == "samples" else [self.first, self.second]
+
+    def file_name(self) -> str:
+        """The name of a file of what is shown."""
+        (view,) = (name for name, view in VIEWS.items() if view == self.view)
+        parts = [view.lower(), *(self.called(source).replace(". ", "") for source in self.shows())]
+        return f"know_{'_'.join(parts).replace(' ', '_')}.png"
+
+    def strangers(self, side: str) -> list[str]:
+        """How unlike the gallery an image is that was dropped in, a sentence each, once all of it is drawn."""
+        said = []
+        for word, source in zip(("It", "The second image"), self.shows() if self.complete() else (), strict=False):
+            if isinstance(source, bytes):
+                relative, beyond = self.studio.unlike(getattr(self, side), source)
+                share = "all" if beyond == 1 else f"{math.floor(100 * beyond)}%"
+                told = f"{word} is {relative:.1f} times as far from its nearest image of the gallery as these are from theirs, "
+                told += f"further than {share} of them"
+                said.append(f"{told}: what is drawn of it is a guess." if beyond >= ODD else f"{told}.")
+        return said
+
     def remarks(self) -> list[str]:
         """What the reader has to know, a sentence each."""
         if not self.found:
@@ -288,6 +342,14 @@ class KnowState(param.Parameterized):
             return [f"There are no images of this kind that {self.subject} was not trained on: these are its own."]
         return []
 
+    def told_rank(self, side: str) -> str | None:
+        """The median rank of a side's samples, its interval and chance, in words; None without samples."""
+        table = self.ranks(side)
+        if table is None:
+            return None
+        rank, n, level = table.loc["median rank"], table["n"].iloc[0], table["interval"].iloc[0]
+        return f"median rank {_between(rank)}, {level:.0%} interval over {n} samples; chance {_number(_chance(rank))}"
+
     def title(self) -> str:
         """Which side's samples come nearer to their source, once all are drawn."""
         if self.view == "between":
@@ -296,15 +358,25 @@ class KnowState(param.Parameterized):
             return "What do the dimensions hold that an image has in common with its neighbours?"
         if not self.complete():
             return "What does the representation still know of an image?"
-        tables = {side: self.ranks(side) for side in self.shown()}
-        rank = {side: float(table.loc["mean rank", "value"]) for side, table in tables.items()}
-        if len(rank) == 1:
-            return f"{self.left} knows this image {_place(rank['left'], tables['left'])}: mean rank {_number(rank['left'])}"
-        near, far = sorted(SIDES, key=rank.__getitem__)
-        names, ranks = (getattr(self, near), getattr(self, far)), (_number(rank[near]), _number(rank[far]))
-        if names[0] == names[1] or rank[far] < ALIKE * rank[near]:
-            return f"Both layers know this image about as well: mean rank {ranks[0]} and {ranks[1]}"
-        return f"{names[0]} knows this image better than {names[1]}: mean rank {ranks[0]} against {ranks[1]}"
+        middle = {getattr(self, side): self.ranks(side).loc["median rank"] for side in self.shown()}
+        bar = {layer: _chance(rank) for layer, rank in middle.items()}
+        much = [layer for layer, rank in middle.items() if rank["value"] < bar[layer] / 2]
+        back = [layer for layer in much if middle[layer]["high"] < bar[layer]]
+        order = sorted(middle, key=lambda layer: middle[layer]["value"])
+        near, far = order[0], order[-1]
+        said = {layer: _between(rank) for layer, rank in middle.items()}
+        chance = f"chance {' and '.join(dict.fromkeys(_number(bar[layer]) for layer in middle))}"
+        if near == far:
+            does = "return to their source" if back else "do not come back to this image"
+            return f"Samples of {near} {does}: median rank {said[near]}, {chance}"
+        if not back:
+            return f"Samples of neither layer come back to this image: median rank {' and '.join(said.values())}, {chance}"
+        if any(middle[a]["low"] <= middle[b]["value"] <= middle[a]["high"] for a, b in ((near, far), (far, near))):
+            return f"Samples return about as near to their source in {near} as in {far}: median rank {said[near]} and {said[far]}"
+        if far not in much:
+            ranks = f"median rank {said[near]} against {said[far]}, {chance}"
+            return f"Samples return to their source in {near}, not in {far}: {ranks}"
+        return f"Samples return nearer to their source in {near} than in {far}: median rank {said[near]} against {said[far]}"
 
     def finding(self) -> str:
         """Chance, and the factor in which the two sides differ most."""
@@ -318,29 +390,40 @@ class KnowState(param.Parameterized):
         if not self.complete():
             return "Images that share what a layer says of this one: what stays is in the representation, what varies is not."
         table = self.ranks("left")
-        said = f"The source's place among {int(table['candidates'].iloc[0]):,} images by distance; chance {_chance(table)}. "
-        said += f"One image, {len(self._made(self.rows('left')[0].condition))} samples"
+        level, n, many = (table[name].iloc[0] for name in ("interval", "n", "candidates"))
+        others = dict.fromkeys(_number(self.ranks(side).loc["median rank", "others"]) for side in self.shown())
+        said = f"Rank among {many:,} images by distance in each layer's own space; chance {_number((many + 1) / 2)}, here "
+        said += f"{' and '.join(others)} (other images in the samples' place). {n} samples of one image, [{level:.0%} intervals]."
+        return said + self._apart(n)
+
+    def _apart(self, n: int) -> str:
+        """The factor that one layer's ``n`` samples keep and the other's do not, where that is no accident."""
+        from scipy.stats import fisher_exact
+
         both = [self.kept(side).set_index("factor") for side in self.shown()]
-        if len(both) == 2 and len(both[0]):
-            apart = (both[0]["value"] - both[1]["value"]).abs()
-            name = apart.idxmax()
-            if apart[name] > 0.1:
-                told = [f"{side} {one.loc[name, 'value']:.0%}" for side, one in zip((self.left, self.right), both, strict=True)]
-                return f"{said}. They part most in {name}: kept by {', '.join(told)} (chance {both[0].loc[name, 'chance']:.0%})."
-        return f"{said}."
+        if len(both) < 2 or any(one.empty for one in both):
+            return ""
+        counts = np.stack([(n * one["value"]).round().to_numpy(int) for one in both], 1)
+        p = [fisher_exact([[a, n - a], [b, n - b]]).pvalue for a, b in counts]
+        at = int(np.argmin(p))
+        if p[at] * len(p) >= 1 - LEVEL:
+            return ""
+        (a, b), chance = counts[at], both[0]["chance"].iloc[at]
+        name = both[0].index[at]
+        return f" Most apart in {name}: kept by {a} of {n} in {self.left}, {b} of {n} in {self.right} (chance {chance:.0%})."
+
+
+def _between(rank: pd.Series) -> str:
+    return f"{_number(rank['value'])} [{_number(rank['low'])}, {_number(rank['high'])}]"
+
+
+def _chance(rank: pd.Series) -> float:
+    """What samples have to come below that know their source."""
+    return float(min(rank["others"], rank["chance"]))
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}".removesuffix(".0")
-
-
-def _chance(table: pd.DataFrame) -> str:
-    return _number(float(table.loc["mean rank", "chance"]))
-
-
-def _place(rank: float, table: pd.DataFrame) -> str:
-    chance = float(table.loc["mean rank", "chance"])
-    return "well" if rank < chance / 10 else "somewhat" if rank < chance / 2 else "hardly"
 
 
 def in_chunks(wanted: Sequence[tuple[Condition, int]], size: int) -> Iterator[list[tuple[Condition, int]]]:
