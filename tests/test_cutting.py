@@ -12,6 +12,7 @@ import holoviews as hv
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from bokeh.models import BoxAnnotation, Plot
 from PIL import Image
@@ -163,11 +164,66 @@ def test_a_model_of_timm_becomes_a_run(tmp_path):
     assert list(made["probes"]["layer"]) == wb.main_layers(run.model())
     assert [n for n in made["probes"]["layer"] if "blocks" in n] and made["probes"]["layer"].iloc[-1] == "backbone"
     before = (run.path / "run.json").stat().st_mtime_ns
-    assert wb.keep_model("timm:test_vit", tmp_path / "vit", images=wb.garments(8)).path == run.path
+    assert wb.keep_model("timm:test_vit", tmp_path / "vit", images=wb.garments(64)).path == run.path
     assert (run.path / "run.json").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="no architecture 'nothing'"):
         wb.keep_model("timm:nothing", tmp_path / "nothing", images=wb.garments(8))
     assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "n", "settings", "says"),
+    [
+        ("timm:test_convnext", 16, {}, "model.backbone.name was 'test_vit', is 'test_convnext'"),
+        ("timm:test_vit.r160_in1k", 16, {}, "model.backbone.name was 'test_vit', is 'test_vit.r160_in1k'"),
+        ("timm:test_vit", 16, {"image_size": 64}, "model.backbone.image_size was 32, is 64"),
+        ("timm:test_vit", 8, {}, "images.n was 16, is 8; images.digest was '.*', is '.*'; images.recipe.n was 16, is 8"),
+        ("timm:test_vit", 16, {"seed": 1}, r"its weights are others \(of another seed, file or training\)"),
+    ],
+)
+def test_a_model_is_not_taken_for_another_that_stands_there(tmp_path, monkeypatch, model, n, settings, says):
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *a, **k: pytest.fail("weights were fetched"))
+    out = tmp_path / "vit"
+    wb.keep_model("timm:test_vit", out, images=wb.garments(16))
+    with pytest.raises(ValueError, match=rf"vit was made from something else: {says}.* another folder"):
+        wb.keep_model(model, out, images=wb.garments(n), **settings)
+
+
+def test_published_weights_that_are_kept_are_not_fetched_again(tmp_path, monkeypatch):
+    fetched = []
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *a, **k: fetched.append(1))
+    runs = [wb.keep_model("timm:test_vit.r160_in1k", tmp_path / "vit", images=wb.garments(16), seed=seed) for seed in (0, 1)]
+    assert fetched == [1] and runs[0].identity() == runs[1].identity()
+
+
+def test_a_model_that_was_trained_since_is_not_the_one_that_stands_there(tmp_path):
+    model, images = wb.build_encoder("convnet", "8", width=4), wb.garments(16)
+    run = wb.keep_model(model, tmp_path / "kept", images=images)
+    assert wb.keep_model(model, tmp_path / "kept", images=images).identity() == run.identity()
+    with torch.no_grad():
+        next(model.parameters()).add_(0.01)
+    with pytest.raises(ValueError, match="kept was made from something else: its weights are others"):
+        wb.keep_model(model, tmp_path / "kept", images=images)
+
+
+def test_a_trained_run_is_not_a_kept_model(trained):
+    images, model = trained.images(), trained.model(trained.steps[0])
+    with pytest.raises(ValueError, match=r"was made from something else: .*total was \d+, is 0"):
+        wb.keep_model(model, trained.path, images=images)
+
+
+def test_the_size_of_a_kept_model_can_be_given(tmp_path):
+    run = wb.keep_model("timm:test_vit", tmp_path / "vit", images=wb.garments(16), image_size=64)
+    assert run.model().backbone.size == 64
+    with pytest.raises(ValueError, match="test_vit keeps the size .*: leave out image_size=64, or say resize=False"):
+        wb.keep_model("timm:test_vit", tmp_path / "other", images=wb.garments(16), image_size=64, resize=True)
+
+
+def test_timm_is_kept_by_its_name(tmp_path):
+    with pytest.raises(
+        TypeError, match="of timm cannot be described: give its name, 'timm:test_vit', and weights .* checkpoint="
+    ):
+        wb.keep_model(timm.create_model("test_vit"), tmp_path / "vit", images=wb.garments(16))
 
 
 # a run as probing leaves it, small enough to know every answer

@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
+import workbench as wb
 from workbench.measures import sources
 from workbench.measures.agreement import factor_agreement, factor_changes
 from workbench.measures.distances import frechet_distance, kernel_distance
@@ -195,8 +196,9 @@ def test_the_interval_is_over_sources_and_widens_when_copies_are_alike():
         ({"copies": 3}, "samples of 2 sources are 2 times as many rows as each has copies"),
         ({"samples": torch.zeros(4, 7)}, "as wide as the gallery, 5; but got shape"),
         ({"sources": [0, 100]}, "the gallery has the rows 0 to 99, but sources are 0 to 100"),
-        ({"sources": [0.5, 1.5]}, "sources are rows of the gallery or a matrix"),
-        ({"sources": [True, False]}, r"but got \(2,\) of torch.bool"),
+        ({"sources": [0.5, 1.5]}, "sources are row numbers of the gallery, or a matrix"),
+        ({"sources": ["a", "b"]}, r"sources are row numbers of the gallery, .* but got \(2,\) of <U1"),
+        ({"sources": [True, False]}, r"but got \(2,\) of bool"),
         ({"metric": "taxi"}, "got metric='taxi'"),
         ({"gallery": torch.full((100, 5), math.nan)}, "hold NaN or infinity"),
     ],
@@ -205,6 +207,48 @@ def test_what_does_not_fit_is_said(change, words):
     given = {"samples": normal(4, 5), "sources": [0, 1], "gallery": normal(100, 5)} | change
     with pytest.raises(ValueError, match=words):
         source_ranks(given.pop("samples"), given.pop("sources"), given.pop("gallery"), **given)
+
+
+def nearly_dead(n=400, d=50, on=3):
+    """Rows of which one dimension is constant but for ``on`` of them; and one row more, in which it is on by far."""
+    gallery = normal(n, d)
+    gallery[:, 7] = 2.0
+    gallery[:on, 7] = 2.1
+    far = gallery[-1:].clone()
+    far[0, 7] = 5.0
+    return gallery, far
+
+
+@pytest.mark.parametrize("of", [source_ranks, wb.out_of_distribution])
+def test_distances_of_dimensions_that_hardly_vary_are_warned_of(of):
+    given = (lambda far, gallery: (far, [0], gallery)) if of is source_ranks else lambda far, gallery: (far, gallery)
+    gallery, far = nearly_dead()
+    with pytest.warns(
+        UserWarning, match=r"^\d+% of the squared distances are of 1 of 50 dimensions, constant but for at most 1 %"
+    ):
+        of(*given(far, gallery))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        of(*given(gallery[-1:] + 0.1, gallery))  # it is there, but off
+        gallery, far = nearly_dead(on=5)
+        of(*given(far, gallery))  # it is on in more than 1 %
+        if of is source_ranks:
+            source_ranks(*given(far, nearly_dead()[0]), metric="euclidean")
+
+
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_a_representation_is_told_to_give_its_values(where):
+    given = [normal(4, 5), [0, 1], normal(100, 5)]
+    given[where] = wb.Representation(normal(2, 5).float())
+    with pytest.raises(TypeError, match="takes a matrix .* but got Representation; take its .values"):
+        source_ranks(*given)
+
+
+@pytest.mark.parametrize("measure", [wb.rankme, frechet_distance, invariance_ratio], ids=lambda f: f.__name__)
+def test_every_measure_says_what_to_take_of_a_representation(measure):
+    h = wb.Representation(normal(30, 5))
+    with pytest.raises(TypeError, match="takes a matrix .* but got Representation; take its .values"):
+        measure(*[h] if measure is wb.rankme else [h, h])
 
 
 def test_a_summary_wants_the_table_of_ranks():

@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -662,7 +663,9 @@ for name in ("build_denoiser", "RepresentationProjector"):
         (lambda p: wb.build_denoiser(0, 16), ValueError, "features_dim is a whole number of at least 1, but got 0"),
         (lambda p: wb.build_denoiser(D, 16, channels=0), ValueError, "channels is a whole number of at least 1, but got 0"),
         (lambda p: wb.build_denoiser(D, 16.0), ValueError, "image_size is a whole number of at least 1, but got 16.0"),
-        (lambda p: wb.build_denoiser(D, 16, 8), ValueError, "widths are filters of at least one level, .* but got 8, 0"),
+        (lambda p: wb.build_denoiser(D, 16, 8), ValueError, "whole numbers such as .32, 64., .* but got 8, 0"),
+        (lambda p: wb.build_denoiser(D, 16, "32-64"), ValueError, r"numbers such as \(32, 64\), and .* but got '32-64', 0"),
+        (lambda p: wb.build_denoiser(D, 16, (32, 6.4)), ValueError, r"whole numbers .* but got \(32, 6.4\), 0"),
         (lambda p: wb.build_denoiser(D, 16, ()), ValueError, "widths are filters of at least one level"),
         (lambda p: wb.build_denoiser(D, 16, conditioning="film"), ValueError, "one of 'adagn', 'cbn', 'xattn', but got 'film'"),
         (lambda p: wb.build_denoiser(D, 16, prediction="x"), ValueError, "is one of 'flow', 'epsilon', 'v', 'edm', but"),
@@ -679,7 +682,10 @@ for name in ("build_denoiser", "RepresentationProjector"):
          r"on tokens \(B, 4, 5\), but got \(3, 5\); take them by wb.represent\(model, images, layer, tokens='all'\), or a"),
         (lambda p: little(conditioning="xattn")(torch.zeros(2, 3, D)), ValueError, r"on tokens \(B, 4, 5\), but got \(2, 3, 5\)"),
         (lambda p: wb.build_denoiser(D, 16, conditioning="xattn"), ValueError, "with conditioning='xattn' say tokens=T"),
-        (lambda p: wb.build_denoiser(D, 16, tokens=3), ValueError, "tokens go with conditioning='xattn'; 'adagn' is told one"),
+        (lambda p: wb.Denoiser.of(rows(), 8, (8,), conditioning="xattn"), ValueError,
+         r"take representations by wb.represent\(model, images, layer, tokens='all'\)"),
+        (lambda p: wb.build_denoiser(D, 16, tokens=3), ValueError,
+         "tokens go with conditioning='xattn'; 'adagn' is conditioned on one"),
         (lambda p: wb.build_denoiser(D, 16, conditioning="xattn", tokens=0), ValueError, "tokens is a whole number .* but got 0"),
         (lambda p: wb.RCDMPipeline(p.unet, wb.RepresentationProjector(D, 32, tokens=2), p.scheduler), ValueError,
          "where the UNet attends to them, and only there"),
@@ -687,10 +693,29 @@ for name in ("build_denoiser", "RepresentationProjector"):
          "of conditioning 'cbn' the UNet is a BatchNormUNet, but got a UNet2DModel"),
         (lambda p: wb.RCDMPipeline(little(conditioning="cbn").unet, p.projector, p.scheduler, conditioning="cbn"), ValueError,
          "that of the UNet's condition, 512, but is 32"),
-        (lambda p: wb.Representation(np.zeros((2, 5))), TypeError, r"a tensor of floats \(images, dimensions\), but got ndarray"),
+        (lambda p: wb.Representation(np.zeros((2, 5), int)), TypeError,
+         r"a tensor or array of floats \(images, dimensions\), but got \(2, 5\) of int64"),
+        (lambda p: wb.Representation([[0.5]]), TypeError, "but got list"),
         (lambda p: wb.Representation(torch.zeros(5)), TypeError, r"but got \(5,\) of torch.float32; one of them is h\[None\]"),
     ],
 )  # fmt: skip
 def test_bad_input_is_told_what_was_wanted(call, kind, says):
     with pytest.raises(kind, match=says):
         call(little())
+
+
+def test_an_array_of_floats_is_a_representation():
+    array = np.arange(10, dtype=np.float32).reshape(2, 5)
+    array.flags.writeable = False
+    h = wb.Representation(array[::-1])
+    assert h.values.dtype is torch.float32 and h.values.tolist() == array[::-1].tolist()
+
+
+@pytest.mark.parametrize(("tokens", "advice"), [("all", ", tokens='all'"), ("mean", "")])
+def test_the_advice_for_other_tokens_gives_what_is_wanted(tokens, advice):
+    conditioning = "xattn" if tokens == "all" else "adagn"
+    known = {"layer": "L", "tokens": tokens}
+    pipe = little(conditioning=conditioning)
+    pipe.projector.standardise(wb.Representation(rows(3, 1, conditioning), known))
+    with pytest.raises(ValueError, match=re.escape(f"wb.represent(model, images, 'L'{advice}) of that very model")):
+        pipe(wb.Representation(rows(), known | {"tokens": "cls"}))

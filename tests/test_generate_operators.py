@@ -556,7 +556,7 @@ def probe():
         (lambda m: wb.invert(m, H, "backbone", image_size=16, method="x"), ValueError, "one of 'pixels', 'plug-in', but got 'x'"),
         (lambda m: wb.invert(m, H, "backbone", image_size=16, steps=0), ValueError, "steps is a whole number of at least 1, but"),
         (lambda m: wb.invert(m, H, "backbone", image_size=16, jitter=2), ValueError, "jitter is from 0 to 1, but got 2"),
-        (lambda m: wb.invert(m, "h", "backbone", image_size=16), TypeError, "tensor of floats .* but got str"),
+        (lambda m: wb.invert(m, "h", "backbone", image_size=16), TypeError, "tensor or array of floats .* but got str"),
         (lambda m: wb.invert(m, H / 0, "backbone", image_size=16), ValueError, "of finite representations, but some"),
         (lambda m: wb.attacked(m, wb.RidgeProbe(), X, [0, 1], "backbone", 0.1), TypeError, "LinearProbe .* but got RidgeProbe"),
         (lambda m: wb.attacked(m, lambda h: h, X, [0, 6], "projector", 0.1), ValueError, r"from 0 to 6 where it gives \(2, 6\)"),

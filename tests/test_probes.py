@@ -19,6 +19,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from workbench.generate.representations import Representation
 from workbench.logistic import softmax_regression
 from workbench.perceptron import MLPProbe
 from workbench.probes import KNNProbe, LinearProbe, RidgeProbe, probe_layers
@@ -404,6 +405,10 @@ def test_probes_say_what_is_wrong(probe):
         clone(probe).fit(x[0], y)
     spoilt = x.clone()
     spoilt[3, 1] = math.nan
+    with pytest.raises(TypeError, match="but got Representation; take its .values"):
+        clone(probe).fit(Representation(x), y)
+    with pytest.raises(TypeError, match=r"but got dict; take a layer of it, such as \['backbone'\]"):
+        clone(probe).fit({"backbone": x}, y)
     with pytest.raises(ValueError, match="1 of 40 rows hold NaN"):
         clone(probe).fit(spoilt, y)
     with pytest.raises(ValueError, match="1 of 40 rows hold NaN"):

@@ -11,6 +11,7 @@ import io
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,8 +30,8 @@ from workbench.models.building import build_encoder
 from workbench.models.encoder import main_layers
 from workbench.probes import readings
 from workbench.replaying import halves
-from workbench.run import Run, weights, write, write_tensors
-from workbench.spec import describe
+from workbench.run import Run, read_tensors, weights, write, write_tensors
+from workbench.spec import describe, without_weights
 
 __all__ = ["CUT_TABLES", "keep_model", "probe_run", "probing"]
 
@@ -138,7 +139,7 @@ def keep_model(
 ) -> Run:
     """Returns a model that was not trained here as a run of no steps, so that whatever reads runs reads it.
 
-    What stands in ``out`` already is returned as it is.
+    What stands in ``out`` already is returned as it is, where it is of the same model and images.
 
     Arguments:
         model: An encoder, or the name of a backbone (``"timm:resnet50"``: random weights; with the tag of published ones,
@@ -146,31 +147,69 @@ def keep_model(
         out: The run's folder.
         images: What it is to be looked at with; must come from a recipe to be drawn again.
         seed: Of random weights.
-        settings: Of :func:`workbench.build_encoder`.
+        settings: Of :func:`workbench.build_encoder`; an ``image_size`` wins over that of the images.
 
     Raises:
-        ValueError: If there is no such backbone, or its settings do not fit.
+        TypeError: If the model cannot be described, as one of timm's own.
+        ValueError: If there is no such backbone, its settings do not fit, or something else stands in ``out``; the message
+            lists what differs.
         RuntimeError: If published weights could not be downloaded.
 
     Example:
         ``probe_run(keep_model("timm:resnet50", "runs/resnet50", images=garments(4096)))``
     """
     out = Path(out)
-    if (out / "run.json").exists():
-        return Run(out)
+    there, fixed = (out / "run.json").exists(), False
     channels, height, width = images.pixels.shape[1:]
     if isinstance(model, str):
         learned = model.startswith("timm:") and ("." in model or settings.get("checkpoint"))
-        settings = ({"resize": True} if learned else {}) | settings
-        with torch.random.fork_rng(devices=[]):
+        fixed = model.startswith("timm:") and settings.get("pretrained", "." in model and not settings.get("checkpoint"))
+        given = ({"resize": True} if learned else {}) | settings
+        if given.get("resize") and "image_size" in given:
+            raise ValueError(
+                f"{model} keeps the size that it was published with, to which images are resized: leave out "
+                f"image_size={given['image_size']}, or say resize=False"
+            )
+        given = {"projector": None, "channels": channels, "image_size": height} | given
+        with torch.random.fork_rng(devices=[]), without_weights() if there and fixed else nullcontext():
             torch.manual_seed(seed)
-            model = build_encoder(model, None, channels=channels, image_size=height, **settings)
+            model = build_encoder(model, **given)
+    elif type(model).__module__.startswith("timm."):
+        name = getattr(model, "default_cfg", {}).get("architecture", "NAME")
+        raise TypeError(
+            f"a {type(model).__name__} of timm cannot be described: give its name, 'timm:{name}', and weights of your own as "
+            f"checkpoint='weights.safetensors'"
+        )
     shown = {"name": images.name, "n": len(images), "shape": [channels, height, width]}
     shown |= {"digest": digest(images), "recipe": images.recipe}
     spec = {"model": describe(model), "images": shown, "total": 0, "made": {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}}
+    if there:
+        _same(Run(out), spec, None if fixed else weights(model))
+        return Run(out)
     write_tensors(out / "weights" / f"{0:08d}.safetensors", weights(model))
     write(out / "run.json", json.dumps(spec, indent=1).encode())  # last, so that a folder with a record has its weights
     return Run(out)
+
+
+def _same(run: Run, spec: dict[str, Any], tensors: dict[str, torch.Tensor] | None) -> None:
+    """Raises ValueError where a run was made from something else; weights that are published are those of their name."""
+    parts = ("model", "images", "total")
+    differ = [said for part in parts for said in _differences(run.spec.get(part), json.loads(json.dumps(spec[part])), part)]
+    if not differ and tensors is not None:
+        kept = read_tensors(run.path / "weights" / f"{0:08d}.safetensors")
+        alike = (kept[k].shape == v.shape and torch.allclose(kept[k].double(), v.double()) for k, v in tensors.items())
+        if kept.keys() != tensors.keys() or not all(alike):
+            differ = ["its weights are others (of another seed, file or training)"]
+    if differ:
+        raise ValueError(f"{run.path} was made from something else: {'; '.join(differ)[:800]}. Give the same, or another folder.")
+
+
+def _differences(then: Any, now: Any, at: str) -> Iterator[str]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in [key for key in now if key in then]:  # arguments that have come since are not in the record
+            yield from _differences(then[key], now[key], f"{at}.{key}")
+    elif then != now:
+        yield f"{at} was {then!r}, is {now!r}"
 
 
 def _looked_at(model: nn.Module, bank: Images, seen: Images, layers: list[str]) -> Iterator[tuple[float, int, Features]]:

@@ -3,7 +3,7 @@
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -11,6 +11,8 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from workbench.measures.moments import unlike
 
 __all__: list[str] = []
 
@@ -79,6 +81,8 @@ class Classifier(Estimator):
 
 def as_matrix(X: Matrix, *, like: Estimator | None = None) -> Tensor:
     """Returns the rows as a float tensor, without their graph, after looking at them."""
+    if isinstance(X, Mapping) or isinstance(getattr(X, "values", None), Tensor):
+        raise TypeError(f"a probe takes features (rows, dimensions), but got {unlike(X)}.")
     x = X.detach() if isinstance(X, Tensor) else torch.from_numpy(np.ascontiguousarray(np.asarray(X)))
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"a probe takes features (rows, dimensions), but got shape {tuple(x.shape)}.")

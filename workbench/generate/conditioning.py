@@ -150,10 +150,11 @@ class RepresentationProjector(ModelMixin, ConfigMixin):
         differ = {k: (h.source[k], known[k]) for k in sorted(known.keys() & h.source.keys()) if h.source[k] != known[k]}
         if differ:
             listed = "; ".join(f"{k} {got!r} instead of {wanted!r}" for k, (got, wanted) in differ.items())
-            layer = repr(known["layer"]) if "layer" in known else "layer"
+            asked = repr(known["layer"]) if "layer" in known else "layer"
+            asked += f", tokens={known['tokens']!r}" if known.get("tokens", "mean") != "mean" else ""
             raise ValueError(
                 f"these representations are not those that the denoiser was made for: {listed}. "
-                f"Take them by wb.represent(model, images, {layer}) of that very model."
+                f"Take them by wb.represent(model, images, {asked}) of that very model."
             )
         self._check_shape(h.values)
         return h.values

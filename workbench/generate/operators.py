@@ -22,6 +22,7 @@ from torch import Tensor
 
 from workbench.core import mixed_seed
 from workbench.generate.representations import Representation, varies
+from workbench.measures.sources import warn_of_rare
 
 __all__ = [
     "between",
@@ -237,6 +238,7 @@ def out_of_distribution(h: Rows, gallery: Rows) -> pd.DataFrame:
     std, mean = torch.std_mean(others.double(), 0, correction=0)
     rows, others = ((x - mean) / torch.where(varies(mean, std), std, 1) for x in (rows, others))
     near, distance = (t[:, 0] for t in _nearest(rows, others, 1))
+    warn_of_rare(rows - others[near], others)
     own = _nearest(others, others, 2)[1][:, 1]
     beyond = (own < distance[:, None]).double().mean(1)
     columns = {"nearest": near, "distance": distance, "relative": distance / own.median(), "beyond": beyond}

@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -312,15 +313,20 @@ def build_denoiser(
     one_of("conditioning", conditioning, CONDITIONINGS)
     if (tokens is None) == (conditioning == "xattn"):
         raise ValueError(
-            "attention is to the tokens of a representation (B, T, D): with conditioning='xattn' say tokens=T"
+            "attention is to the tokens of a representation (B, T, D): with conditioning='xattn' say tokens=T, and take "
+            "representations by wb.represent(model, images, layer, tokens='all')"
             if tokens is None
-            else f"tokens go with conditioning='xattn'; {conditioning!r} is told one vector an image"
+            else f"tokens go with conditioning='xattn'; {conditioning!r} is conditioned on one vector an image"
         )
     for name, value in {"image_size": image_size, "channels": channels, "layers": layers}.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"a denoiser's {name} is a whole number of at least 1, but got {value!r}")
-    if not isinstance(widths, Sequence) or not widths or min(widths) < 1 or not 0 <= attention <= len(widths):
-        raise ValueError(f"widths are filters of at least one level, attention at most as many, but got {widths}, {attention}")
+    whole = isinstance(widths, Sequence) and all(isinstance(width, Integral) and width > 0 for width in widths)
+    if not whole or not 0 <= attention <= len(widths) or not widths:
+        raise ValueError(
+            f"widths are filters of at least one level, whole numbers such as (32, 64), and attention is at most as many levels, "
+            f"but got {widths!r}, {attention}"
+        )
     shape = {
         "sample_size": image_size,
         "in_channels": channels,

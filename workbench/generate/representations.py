@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn as nn
 from jaxtyping import Bool, Float
@@ -29,23 +30,25 @@ class Representation:
     """Rows ``values`` (N, D) and the ``source`` that they come from, so that no other encoder's are taken for them.
 
     Arguments:
-        values: A row an image, or its tokens, (N, T, D).
+        values: A row an image, or its tokens, (N, T, D), of floats; a numpy array is copied into a tensor.
         source: What JSON can hold: ``model`` (the :func:`digest` of its weights), ``layer``, ``tokens`` (how these were
             pooled), and ``mean`` and ``std`` of the pixels, which are no weights. What is not known is left out.
 
     Raises:
-        TypeError: If the values are no such tensor of numbers with a point.
+        TypeError: If the values are no such tensor or array of numbers with a point.
     """
 
     values: Float[Tensor, "n *d"]
     source: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.values, np.ndarray) and self.values.dtype.kind == "f":
+            object.__setattr__(self, "values", torch.from_numpy(np.array(self.values)))
         if not isinstance(self.values, Tensor) or self.values.ndim not in (2, 3) or not self.values.is_floating_point():
-            is_tensor = isinstance(self.values, Tensor)
-            got = f"{tuple(self.values.shape)} of {self.values.dtype}" if is_tensor else type(self.values).__name__
+            is_array = isinstance(self.values, Tensor | np.ndarray)
+            got = f"{tuple(self.values.shape)} of {self.values.dtype}" if is_array else type(self.values).__name__
             raise TypeError(
-                f"representations are a tensor of floats (images, dimensions), but got {got}; one of them is h[None], "
+                f"representations are a tensor or array of floats (images, dimensions), but got {got}; one of them is h[None], "
                 f"tokens are (images, tokens, dimensions)"
             )
         object.__setattr__(self, "source", json.loads(json.dumps(self.source)))  # as it will be read again

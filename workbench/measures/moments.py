@@ -113,13 +113,18 @@ def shape(z: Matrix | Moments) -> tuple[int, int]:
             raise ValueError("these moments have seen no rows; update them first.")
         return z.n, z.d
     if not isinstance(z, Tensor | np.ndarray):
-        layers = f"; take a layer of it, such as [{next(iter(z))!r}]" if isinstance(z, Mapping) and len(z) else ""
-        kind = type(z).__name__
-        raise TypeError(f"a measure takes a matrix (samples, dimensions) as a tensor or array, but got {kind}{layers}.")
+        raise TypeError(f"a measure takes a matrix (samples, dimensions) as a tensor or array, but got {unlike(z)}.")
     if z.ndim != 2 or 0 in z.shape:
         hint = " Average feature maps over space, or flatten them, first." if z.ndim > 2 else ""
         raise ValueError(f"a measure takes a matrix (samples, dimensions), but got shape {tuple(z.shape)}.{hint}")
     return z.shape[0], z.shape[1]
+
+
+def unlike(z: object) -> str:
+    """Says what was got in place of a matrix, and what to take of it where it holds one."""
+    if isinstance(z, Mapping):
+        return type(z).__name__ + (f"; take a layer of it, such as [{next(iter(z))!r}]" if len(z) else "")
+    return type(z).__name__ + ("; take its .values" if hasattr(z, "values") else "")
 
 
 def dtype(z: Matrix | Moments) -> torch.dtype:

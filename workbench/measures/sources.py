@@ -10,6 +10,7 @@ References:
     https://arxiv.org/abs/2112.09164
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -29,6 +30,7 @@ __all__ = ["rank_summary", "source_ranks"]
 Apart = Literal["standardised", "euclidean", "cosine"]
 
 BLOCK = 1 << 21  # distances held at a time: 16 MB
+RARE = 0.01  # of the gallery's rows, up to which a dimension that is constant in all others has hardly a scale
 TIED = 1e-12  # of the squared lengths: what rounding moves a squared distance by
 TWIN = 1e-3  # of the lengths, below which a row of the gallery is the source itself
 
@@ -45,7 +47,8 @@ def source_ranks(
 
     Rank 1 is the nearest. Images at equal distance share the mean of the ranks they take up, so that a representation that has
     collapsed gets the rank of chance and not the first. Ranks depend on the distance and on what else is in the gallery: compare
-    at the same of both.
+    at the same of both. A warning says where standardised distances are mostly of dimensions that are constant but for 1 % of the
+    gallery: their deviation is so small that one image in which they are on is far from everything.
 
     Arguments:
         samples: Representations of the samples (n, D), those of a source together.
@@ -90,6 +93,8 @@ def source_ranks(
     device = torch.device("cpu") if device.type == "mps" else device
     x, own = seen(x.to(device)), seen(own.to(device)).repeat_interleave(copies, 0)
     reach, length = (x - own).square().sum(1), x.square().sum(1)
+    if metric == "standardised":
+        warn_of_rare(x - own, gallery)
     slack = TIED * (length + reach)
     closer, tied, others, total = (torch.zeros(len(x), dtype=torch.float64, device=device) for _ in range(4))
     least, nearest, start = torch.full_like(reach, torch.inf), torch.zeros(len(x), dtype=torch.long, device=device), 0
@@ -169,17 +174,20 @@ def _ranks(z: np.ndarray) -> Scores:
 def _own(sources: Sequence[int] | np.ndarray | Tensor, gallery: Matrix) -> tuple[Float[Tensor, "s d"], Tensor | None]:
     """Returns the sources' representations, and their rows of the gallery, where these were given."""
     n, _ = shape(gallery)
+    if not isinstance(sources, Sequence) and not hasattr(sources, "__array__"):
+        shape(sources)
     given = sources if isinstance(sources, Tensor | np.ndarray) else np.asarray(sources)
     if given.ndim == 2:
         return whole(given), None
-    rows = torch.as_tensor(given).cpu()
-    if rows.ndim != 1 or rows.is_floating_point() or rows.dtype is torch.bool or not len(rows):
+    rows = given.detach().cpu().numpy() if isinstance(given, Tensor) else given
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or not len(rows):
         raise ValueError(
-            f"sources are rows of the gallery or a matrix (sources, dimensions), but got {tuple(rows.shape)} of {rows.dtype}."
+            f"sources are row numbers of the gallery, or a matrix of representations (sources, dimensions), but got "
+            f"{rows.shape} of {rows.dtype}."
         )
     if not 0 <= int(rows.min()) <= int(rows.max()) < n:
         raise ValueError(f"the gallery has the rows 0 to {n - 1}, but sources are {int(rows.min())} to {int(rows.max())}.")
-    return whole(rows_of(gallery, rows.numpy())), rows.long()
+    return whole(rows_of(gallery, rows)), torch.from_numpy(rows.astype(np.int64))
 
 
 def _lens(gallery: Matrix, metric: Apart) -> Callable[[Tensor], Tensor]:
@@ -196,6 +204,24 @@ def _lens(gallery: Matrix, metric: Apart) -> Callable[[Tensor], Tensor]:
     spread = total.sqrt()
     spread = torch.where(spread > 1e-12 * mean.abs().clamp_min(1e-300), spread, torch.inf)
     return lambda z: (z - mean) / spread
+
+
+def warn_of_rare(apart: Float[Tensor, "n d"], gallery: Matrix) -> None:
+    """Warns where most of what standardised rows are apart is of dimensions that hardly a row of the gallery varies in."""
+    n, usual, varied = shape(gallery)[0], None, 0
+    for part in chunks(gallery):
+        usual = part[:: 1 + len(part) // 1000].median(0).values if usual is None else usual
+        varied = varied + (part != usual).sum(0)
+    rare = ((varied > 0) & (varied <= RARE * n)).to(apart.device)
+    squared = apart.square().sum(0)
+    if squared[rare].sum() > squared.sum() / 2:
+        share = float(squared[rare].sum() / squared.sum())
+        warnings.warn(
+            f"{share:.0%} of the squared distances are of {int(rare.sum())} of {len(rare)} dimensions, constant but for at most "
+            f"1 % of the gallery's rows: leave these out to see what is left",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _itself(own: Float[Tensor, "b d"], part: Float[Tensor, "c d"], row: Tensor | None) -> Bool[Tensor, "b c"]:
