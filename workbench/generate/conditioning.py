@@ -8,7 +8,8 @@ centred, so that a new value that differs by little stays little.
 
 In every residual block the sum of c and the embedding of time becomes scale and shift after a GroupNorm ("AdaGN"), as classes
 do in the guided diffusion models. Tokens, such as those of patches, become one such vector each, to which a learned one of
-their place is added, and the UNet attends to them ("xattn").
+their place is added, and the UNet attends to them ("xattn"). Those of places start as large as what is added to: from small
+ones attention hardly learned in minutes where a token comes from.
 
 References:
     High Fidelity Visualization of What Your Self-Supervised Representation Knows About (Bordes, Balestriero and Vincent, 2022),
@@ -79,7 +80,7 @@ class RepresentationProjector(ModelMixin, ConfigMixin):
         inner = [] if hidden is None else [nn.Linear(features_dim, hidden), nn.SiLU()]
         self.map = nn.Sequential(*inner, nn.Linear(hidden or features_dim, width))
         self.null = nn.Parameter(torch.zeros(width))
-        self.places = None if tokens is None else nn.Parameter(0.02 * torch.randn(tokens, width))
+        self.places = None if tokens is None else nn.Parameter(torch.randn(tokens, width))
 
     @property
     def shape(self) -> tuple[int, ...]:
