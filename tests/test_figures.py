@@ -320,6 +320,13 @@ def test_training_curves_over_seeds():
     parts = drawn(training_curves(metrics))
     np.testing.assert_allclose(parts["Curve mine"]["middle"], METRICS["loss"] + 1)
     assert set(np.round(parts["Spread mine"]["y"], 9)) == {*(METRICS["loss"]), *(METRICS["loss"] + 2)}
+    assert note(training_curves(metrics)) == "bands: one standard deviation over 3 seeds"
+
+
+def test_a_row_of_figures_has_a_title_in_the_looks_of_the_theme():
+    row = training_curves(METRICS.assign(lr=0.1), values=["loss", "lr"], title="Falling")
+    title = hv.renderer("bokeh").get_plot(row).handles["title"].text
+    assert theme.INK in title and theme.FONT in title and "17px" in title
 
 
 def test_a_layer_table_prints_its_numbers_and_colours_each_column_by_itself():
@@ -334,10 +341,26 @@ def test_a_layer_table_prints_its_numbers_and_colours_each_column_by_itself():
     heat = layer_table(table).values()[0].data
     printed = {(r.layer, r.measure): r.printed for r in layer_table(table).values()[1].data.itertuples()}
     share = {(r.layer, r.measure): r.share for r in heat.itertuples()}
-    assert printed == {("a", "x"): "10", ("b", "x"): "20", ("a", "y"): "0.3", ("b", "y"): "0.1", ("a", "s"): "2 ± 1"}
+    assert printed == {("a", "x"): "10", ("b", "x"): "20", ("a", "y"): "0.3", ("b", "y"): "0.1", ("a", "s"): "2.00 ± 1.41"}
     assert share == {("a", "x"): 0, ("b", "x"): 1, ("a", "y"): 1, ("b", "y"): 0, ("a", "s"): 0.5}
-    wide = pd.DataFrame({"layer": "a", "measure": "s", "value": [10.0, 40.0], "seed": [0, 1]})
-    assert layer_table(wide).values()[1].data["printed"].tolist() == ["25 ± 20"]
+    assert layer_table(table, least=["x"]).values()[0].data.query("measure == 'x'")["share"].tolist() == [1, 0]
+    assert note(layer_table(table)) == "mean ± one standard deviation over 2 seeds"
+
+
+@pytest.mark.parametrize(
+    ("values", "printed"),
+    [
+        ([10.0, 40.0], "25 ± 21"),
+        ([1_918.7, 2_318.7], "2,100 ± 300"),
+        ([0.931, 0.935], "0.93 ± 0.00"),
+        ([2_000.5, 2_000.5], "2,000"),
+        ([0.0, 0.0], "0"),
+        ([-0.001, 0.001], "0.0 ± 0.0"),
+    ],
+)
+def test_deviations_have_the_places_of_their_mean(values, printed):
+    table = pd.DataFrame({"layer": "a", "measure": "s", "value": values, "seed": [0, 1]})
+    assert layer_table(table, digits=2).values()[1].data["printed"].tolist() == [printed]
 
 
 @pytest.mark.parametrize(("heading", "tilted"), [("x", 0), ("background_value", 35)])
@@ -348,22 +371,37 @@ def test_headings_of_a_layer_table_that_are_wider_than_their_column_are_tilted(h
     assert tilted or axis.major_label_orientation in (0, "horizontal")
 
 
-def test_dots_are_means_and_bars_deviations_in_the_order_of_the_table():
+def test_dots_are_means_and_strokes_seeds_in_the_order_of_the_table():
     figure = setting_dots(DOTS, value="label", lines={"untrained": 21.0})
     dots = pd.concat([e.dframe() for e in figure if isinstance(e, hv.Points)], ignore_index=True)
     assert dots[["group", "setting"]].to_numpy().tolist() == [["views", "crop"], ["views", "none"], ["rate", "tenfold"]]
-    assert dots["mean"].tolist() == [32.0, 20.0, 25.0] and dots["std"].to_numpy() == pytest.approx([8**0.5, 0, 0])
+    assert dots[["low", "mean", "high"]].to_numpy().tolist() == [[30.0, 32.0, 34.0], [20.0] * 3, [25.0] * 3]
     place = dots["place"].to_numpy()
     assert (np.diff(place) < 0).all() and place[0] - place[1] < place[1] - place[2]  # from above, a gap between groups
     bars = pd.concat([e.dframe() for e in figure if isinstance(e, hv.Segments)])
-    assert {(r.x0, r.x1) for r in bars.itertuples() if r.y0 == r.y1} == {(32 - 8**0.5, 32 + 8**0.5), (20.0, 20.0), (25.0, 25.0)}
-    assert {(r.x0, r.x1) for r in bars.itertuples() if r.y0 != r.y1} == {(21.0, 21.0)}
+    assert {(r.x0, r.x1) for r in bars.itertuples() if r.y0 == r.y1} == {(30.0, 34.0), (20.0, 20.0)}
+    strokes = bars[bars["y0"] != bars["y1"]].assign(middle=lambda t: (t["y0"] + t["y1"]) / 2)
+    assert strokes["x0"].tolist() == [21.0, 30.0, 34.0, 20.0, 20.0] and (strokes["x0"] == strokes["x1"]).all()
+    assert set(strokes["middle"][1:].round(9)) == set(place[:2].round(9)), "one seed alone is its dot"
     low, high = hv.Store.lookup_options("bokeh", setting_dots(DOTS, value="label", lines={"raw pixels": 40.0}), "plot").kwargs[
         "xlim"
     ]
     assert low < 20 and high > 42, "there is room for the words to the right of the last line"
     with pytest.raises(ValueError, match="several values for one knob and setting"):
         setting_dots(DOTS.drop(columns="seed"), value="label")
+
+
+def test_dots_take_the_colours_of_their_settings_and_groups_are_named():
+    table = DOTS.assign(setting=["crop", "crop", "none", "none", "crop"])
+    figure = setting_dots(table, value="label", colour="setting", colours={"crop": "#111111", "none": "#222222"})
+    points = {e.label: e.dframe() for e in figure if isinstance(e, hv.Points)}
+    assert points["crop"]["mean"].tolist() == [32.0, 25.0] and points["none"]["mean"].tolist() == [20.0]
+    axis = hv.renderer("bokeh").get_plot(figure).state.left[0]
+    named = {axis.major_label_overrides[at]: at for at in axis.ticker.ticks}
+    views = sum(float(points[name]["place"].iloc[0]) for name in points) / 2
+    assert named == {"views": pytest.approx(views), "rate": points["crop"]["place"].iloc[1]}
+    with pytest.raises(ValueError, match="colours stand for 'knob' or 'setting', but got colour='seed'"):
+        setting_dots(table, value="label", colour="seed")
 
 
 def test_an_alignment_map_shows_absolute_values_first_row_on_top():

@@ -17,39 +17,47 @@ def setting_dots(
     value: str,
     by: str = "knob",
     setting: str = "setting",
+    colour: str | None = None,
     lines: Mapping[str, float] | None = None,
     colours: Mapping[Hashable, str] | None = None,
     title: str = "",
     **options: Any,
 ) -> hv.Overlay:
-    """A line a setting, in groups: a dot at its mean, a bar of one standard deviation over seeds.
+    """A line a setting, in groups: a dot at its mean, and a stroke a seed, on a line from the least to the greatest.
 
     Arguments:
         table: Columns ``by``, ``setting`` and ``value``; where there is a column ``seed``, dots are means over seeds.
         value: What is drawn.
-        by: What the groups, and the colours, stand for; in their order from above.
+        by: What the groups stand for; in their order from above.
         setting: What the lines of a group are; in their order.
+        colour: What the colours stand for: ``by``, as they do by default, and settings are named at the axis; or ``setting``,
+            so that one setting can be followed through the groups, which are named at the axis then.
         lines: Values that get a vertical line, by what is written above it: ``{"raw pixels": 23.4}``.
-        colours: By value of ``by``.
+        colours: By value of ``by``, or of ``setting`` where they stand for that.
         title: What the figure shows, as a statement.
         options: Further HoloViews options, such as ``width``, ``xlabel``, ``logx``.
 
     Raises:
         KeyError: If the table lacks a column.
-        ValueError: If the table is empty or holds several values for one setting and seed.
+        ValueError: If the table is empty or holds several values for one setting and seed, or colours stand for neither.
     """
     theme.ready()
     theme.need(table, [by, setting, value], "setting_dots")
     theme.lone(table, [by, setting], [value])
-    points = table.groupby([by, setting], sort=False, observed=True)[value].agg(["mean", "std", "size"]).reset_index()
+    if colour not in (None, by, setting):
+        raise ValueError(f"colours stand for {by!r} or {setting!r}, but got colour={colour!r}")
+    asked = {"mean": "mean", "low": "min", "high": "max", "size": "size"}
+    points = table.groupby([by, setting], sort=False, observed=True)[value].agg(**asked).reset_index()
     groups = list(dict.fromkeys(points[by]))
-    points = pd.concat([points[points[by] == g] for g in groups], ignore_index=True).fillna({"std": 0.0})
+    points = pd.concat([points[points[by] == g] for g in groups], ignore_index=True)
     gap = points[by].map({g: i for i, g in enumerate(groups)})
     points["place"] = -(points.index + 0.6 * gap)
+    seeds = table[[by, setting, value]].merge(points[[by, setting, "place"]], on=[by, setting])
     points = points.rename(columns={by: "group", setting: "setting"})
-    points = points.assign(low=points["mean"] - points["std"], high=points["mean"] + points["std"])
-    colours, parts = colours or theme.palette(groups, by), []
-    tips = [(by, "@group"), (setting, "@setting"), (value, "@mean{0.00a} ± @std{0.00a}"), ("seeds", "@size")]
+    shown = "setting" if colour == setting else "group"
+    kinds, parts = list(dict.fromkeys(points[shown])), []
+    colours = colours or theme.palette(kinds, colour or by)
+    tips = [(by, "@group"), (setting, "@setting"), (value, "@mean{0.00a}, seeds @low{0.00a} to @high{0.00a}"), ("seeds", "@size")]
     top, bottom = 0.8, float(points["place"].min()) - 0.8
     for i, (words, at) in enumerate(sorted((lines or {}).items(), key=lambda line: -line[1])):
         end = top + 0.9 * (i % 3)  # the words of neighbours stand above one another
@@ -58,19 +66,22 @@ def setting_dots(
         text = hv.Text(at, end, f" {words}", halign="left", valign="bottom")
         parts.append(text.opts(text_color=theme.QUIET, text_font_size=theme.SIZE["note"]))
     top += 0.9 * min(len(lines or ()), 3)
-    for group in groups:
-        own = points[points["group"] == group]
-        bars = hv.Segments([tuple(b) for b in own[["low", "place", "high", "place"]].to_numpy()], ["x0", "y0", "x1", "y1"])
-        parts.append(bars.opts(color=colours[group], line_width=2.4, show_legend=False))
-        dots = hv.Points(own, ["mean", "place"], ["group", "setting", "std", "size"], label=str(group))
-        looks = {"color": colours[group], "size": 10, "tools": ["hover"], "hover_tooltips": tips}
-        parts.append(dots.opts(show_legend=len(groups) > 1, **looks))
-    ticks = list(zip(points["place"], points["setting"].astype(str), strict=True))
-    seeds = int(points["size"].max())
-    note = f"dots are means of {seeds} seeds, bars one standard deviation to either side" if seeds > 1 else "one seed"
+    for kind in kinds:
+        own = points[points[shown] == kind]
+        bars = [(r.low, r.place, r.high, r.place) for r in own.itertuples() if r.size > 1]
+        each = seeds[seeds["place"].isin(own.loc[own["size"] > 1, "place"])]
+        bars += [(x, at - 0.3, x, at + 0.3) for x, at in each[[value, "place"]].to_numpy(float)]
+        parts.append(hv.Segments(bars, ["x0", "y0", "x1", "y1"]).opts(color=colours[kind], line_width=1.6, show_legend=False))
+        dots = hv.Points(own, ["mean", "place"], ["group", "setting", "low", "high", "size"], label=str(kind))
+        looks = {"color": colours[kind], "size": 9, "tools": ["hover"], "hover_tooltips": tips}
+        parts.append(dots.opts(show_legend=len(kinds) > 1, **looks))
+    named = points if shown == "group" else points.groupby("group", as_index=False)["place"].mean()
+    ticks = list(zip(named["place"], named["setting" if shown == "group" else "group"].astype(str), strict=True))
+    many = int(points["size"].max())
+    note = f"dots: means of {many} seeds, strokes: each seed" if many > 1 else "one seed"
     looks = {"xlabel": value, "ylabel": "", "yticks": ticks, "ylim": (bottom, top), "note": note}
     looks |= {"height": round(24 * (top - bottom)), "xlim": _range(points, lines or {}, log=options.get("logx", False))} | options
-    return theme.frame(hv.Overlay(parts), title=title, legend=by, **looks)
+    return theme.frame(hv.Overlay(parts), title=title, legend=colour or by, **looks)
 
 
 def _range(points: pd.DataFrame, lines: Mapping[str, float], *, log: bool) -> tuple[float | None, float | None]:

@@ -143,10 +143,16 @@ def training_curves(
         if marker is not None:
             parts.append(hv.VLine(marker).opts(color=theme.INK, line_width=1.4, line_dash="dotted", show_legend=False))
         looks = {"width": 380, "height": 260, "show_legend": named} if len(values) > 1 else {"title": title}
-        looks["note"] = theme.facts(logged, by)
+        looks["note"] = "\n".join(filter(None, [theme.facts(logged, by), _bands(parts)]))
         looks |= {"xlabel": x, "ylabel": name, "padding": (0.02, 0.1)}
         plots.append(theme.frame(hv.Overlay(parts), legend=by, **(looks | options)))
     return plots[0] if len(plots) == 1 else theme.row(plots, title=title)
+
+
+def _bands(parts: Sequence[hv.Element]) -> str:
+    """What the bands are, where there are any."""
+    seeds = max((int(part.data["seeds"].max()) for part in parts if isinstance(part, hv.Spread)), default=0)
+    return f"bands: one standard deviation over {seeds} seeds" if seeds else ""
 
 
 def _named(table: pd.DataFrame, by: str | None, usual: str) -> tuple[pd.DataFrame, str]:

@@ -1,5 +1,6 @@
 """Tables and matrices as heat-maps with their numbers printed."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import holoviews as hv
@@ -21,10 +22,11 @@ def layer_table(
     columns: str = "measure",
     value: str = "value",
     digits: int = 3,
+    least: Sequence[str] = (),
     title: str = "",
     **options: Any,
 ) -> hv.Overlay:
-    """A row a layer, a column a measure (or factor), the numbers printed, each column coloured from its least to its greatest.
+    """A row a layer, a column a measure (or factor), the numbers printed, each column darker from its least to its greatest.
 
     Below stands what the table says of N and D, and of the convention of each measure.
 
@@ -32,7 +34,8 @@ def layer_table(
         table: Columns ``rows``, ``columns`` and ``value``; where there is a column ``seed``, a cell shows mean and standard
             deviation over seeds, else, where there are columns ``low`` and ``high``, the interval.
         rows, columns, value: Which columns of the table are meant; rows and columns keep their order, first on top and left.
-        digits: Significant digits printed.
+        digits: Significant digits printed; a deviation has the decimal places of its mean.
+        least: Columns in which the least is the darkest, such as ranks.
         title: What the figure shows, as a statement.
         options: Further HoloViews options, such as ``width``.
 
@@ -55,6 +58,7 @@ def layer_table(
     spans = cells.groupby(columns, observed=True)["mean"].agg(["min", "max"]).loc[cells[columns]].to_numpy()
     width = spans[:, 1] - spans[:, 0]
     share = np.divide(cells["mean"] - spans[:, 0], width, out=np.full(len(cells), 0.5), where=width > 0)
+    share = np.where(cells[columns].isin(least), 1 - share, share)
     cells = cells.assign(share=share, printed=[_printed(*cell, digits) for cell in cells[[*wanted]].to_numpy()])
     cells[[rows, columns, "printed"]] = cells[[rows, columns, "printed"]].astype(str).astype(object)
     down, across = list(dict.fromkeys(cells[rows]))[::-1], list(dict.fromkeys(cells[columns]))
@@ -74,15 +78,23 @@ def layer_table(
 def _printed(mean: float, spread: float, n: float, low: float, high: float, digits: int) -> str:
     if not np.isfinite(mean):
         return "–"
-    text = f"{mean:.{digits}g}"
-    if n > 1:
-        return f"{text} ± {float(f'{spread:.1g}'):g}"  # 10, not 1e+01
-    return f"{text}\n{low:.{digits}g} to {high:.{digits}g}" if np.isfinite([low, high]).all() else text
+    text = _number(mean, digits)
+    if n > 1 and spread > 0:
+        first = int(np.floor(np.log10(abs(mean)))) if mean else 0
+        last = digits - 1 - first  # the decimal place of the last digit; below 0 that of tens, of hundreds
+        return " ± ".join(f"{round(x, last):,.{max(last, 0)}f}" for x in (mean, spread))
+    return f"{text}\n{_number(low, digits)} to {_number(high, digits)}" if np.isfinite([low, high]).all() else text
+
+
+def _number(value: float, digits: int) -> str:
+    """Returns so many significant digits, thousands set apart."""
+    return f"{float(f'{value:.{digits}g}'):,.12g}"
 
 
 def _note(table: pd.DataFrame, rows: str, columns: str) -> str:
     """N and D, then a line a column: its convention, where it has one."""
-    lines = [theme.facts(table, rows)]
+    seeds = table["seed"].nunique() if "seed" in table else 0
+    lines = [theme.facts(table, rows), f"mean ± one standard deviation over {seeds} seeds" if seeds > 1 else ""]
     if "convention" in table:
         said = table[[columns, "convention"]].dropna().drop_duplicates()
         lines += [f"{name}: {how}" for name, how in said[said["convention"] != ""].to_numpy()]

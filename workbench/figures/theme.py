@@ -235,6 +235,7 @@ def ready() -> None:
     """Makes Bokeh the backend that draws, once; canvas and not WebGL, so that any machine shows the same picture."""
     hv.Store.set_current_backend("bokeh")
     hv.renderer("bokeh").webgl = False
+    hv.renderer("bokeh").theme = document_theme()  # or titles of rows of figures were black
     silence(FIXED_SIZING_MODE)  # a frame's width is a width too
 
 
