@@ -145,6 +145,9 @@ def test_a_small_folder_is_trained_on_for_as_many_steps(tmp_path, monkeypatch):
     run = rcdm.train("SimCLR", photos, tmp_path / "run", scale="smoke", progress=False)
     assert run.spec["trainer"]["batch_size"] == 48 and run.steps[-1] == 8
     assert [one.steps[-1] for one in wb.denoisers(run).values()] == [8, 8]
+    found = rcdm.judged(run, "backbone", data=photos, scale="smoke")
+    assert set(found["analysis"]) == {"samples", "probe", "invariance", "manipulation", "between", "attack"}
+    assert found["value"].notna().all() and "Fréchet distance" in set(found["measure"])
     s = rcdm.SCALES["cpu"]
     assert rcdm._fitted(s.encoder, s.images, s.images, 0) == s.encoder
     assert rcdm._fitted(s.denoiser, s.images, 1_000, 1).epochs == 45

@@ -47,13 +47,13 @@ def setting_dots(
     if colour not in (None, by, setting):
         raise ValueError(f"colours stand for {by!r} or {setting!r}, but got colour={colour!r}")
     asked = {"mean": "mean", "low": "min", "high": "max", "size": "size"}
-    points = table.groupby([by, setting], sort=False, observed=True)[value].agg(**asked).reset_index()
-    groups = list(dict.fromkeys(points[by]))
-    points = pd.concat([points[points[by] == g] for g in groups], ignore_index=True)
-    gap = points[by].map({g: i for i, g in enumerate(groups)})
+    seeds = table[[by, setting, value]].set_axis(["group", "setting", "value"], axis=1)
+    points = seeds.groupby(["group", "setting"], sort=False, observed=True)["value"].agg(**asked).reset_index()
+    groups = list(dict.fromkeys(points["group"]))
+    points = pd.concat([points[points["group"] == g] for g in groups], ignore_index=True)
+    gap = points["group"].map({g: i for i, g in enumerate(groups)})
     points["place"] = -(points.index + 0.6 * gap)
-    seeds = table[[by, setting, value]].merge(points[[by, setting, "place"]], on=[by, setting])
-    points = points.rename(columns={by: "group", setting: "setting"})
+    seeds = seeds.merge(points[["group", "setting", "place"]], on=["group", "setting"])
     shown = "setting" if colour == setting else "group"
     kinds, parts = list(dict.fromkeys(points[shown])), []
     colours = colours or theme.palette(kinds, colour or by)
@@ -68,17 +68,20 @@ def setting_dots(
     top += 0.9 * min(len(lines or ()), 3)
     for kind in kinds:
         own = points[points[shown] == kind]
-        bars = [(r.low, r.place, r.high, r.place) for r in own.itertuples() if r.size > 1]
-        each = seeds[seeds["place"].isin(own.loc[own["size"] > 1, "place"])]
-        bars += [(x, at - 0.3, x, at + 0.3) for x, at in each[[value, "place"]].to_numpy(float)]
-        parts.append(hv.Segments(bars, ["x0", "y0", "x1", "y1"]).opts(color=colours[kind], line_width=1.6, show_legend=False))
+        spread = own[own["size"] > 1]
+        each = seeds.loc[seeds["place"].isin(spread["place"]), ["value", "place"]].to_numpy(float)
+        bars = [(r.low, r.place, r.high, r.place) for r in spread.itertuples()]
+        strokes = [(x, at - 0.28, x, at + 0.28) for x, at in each]
+        for ends, look in ((bars, {"line_width": 2.4, "alpha": 0.35}), (strokes, {"line_width": 1.8})):
+            drawn = hv.Segments(ends, ["x0", "y0", "x1", "y1"])
+            parts.append(drawn.opts(color=colours[kind], show_legend=False, **look))
         dots = hv.Points(own, ["mean", "place"], ["group", "setting", "low", "high", "size"], label=str(kind))
         looks = {"color": colours[kind], "size": 9, "tools": ["hover"], "hover_tooltips": tips}
         parts.append(dots.opts(show_legend=len(kinds) > 1, **looks))
     named = points if shown == "group" else points.groupby("group", as_index=False)["place"].mean()
     ticks = list(zip(named["place"], named["setting" if shown == "group" else "group"].astype(str), strict=True))
     many = int(points["size"].max())
-    note = f"dots: means of {many} seeds, strokes: each seed" if many > 1 else "one seed"
+    note = f"dots: means of {many} seeds, strokes: the seeds" if many > 1 else "one seed"
     looks = {"xlabel": value, "ylabel": "", "yticks": ticks, "ylim": (bottom, top), "note": note}
     looks |= {"height": round(24 * (top - bottom)), "xlim": _range(points, lines or {}, log=options.get("logx", False))} | options
     return theme.frame(hv.Overlay(parts), title=title, legend=colour or by, **looks)

@@ -82,6 +82,7 @@ def _printed(mean: float, spread: float, n: float, low: float, high: float, digi
     if n > 1 and spread > 0:
         first = int(np.floor(np.log10(abs(mean)))) if mean else 0
         last = digits - 1 - first  # the decimal place of the last digit; below 0 that of tens, of hundreds
+        last = last if last >= 0 else min(max(last, -int(np.floor(np.log10(spread)))), 0)  # 103 ± 5, not 100 ± 0
         return " ± ".join(f"{round(x, last):,.{max(last, 0)}f}" for x in (mean, spread))
     return f"{text}\n{_number(low, digits)} to {_number(high, digits)}" if np.isfinite([low, high]).all() else text
 

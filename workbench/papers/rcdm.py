@@ -1,15 +1,15 @@
-r"""What a representation still knows of its image: samples drawn of it show what stays, and what varies it has forgotten.
+r"""What a representation still knows of its image: samples conditioned on it show what stays; what varies it has forgotten.
 
 The paper's claims: the backbone of a self-supervised network is not invariant to the augmentations it was trained with, its
 projector is; self-supervised representations withstand small adversarial changes of the image better than supervised ones;
 and the structure of the representation can be used to edit images. It shows them by pictures, of ResNet-50s on ImageNet.
 
 Reproduced here with numbers beside the pictures, on images of which the factors are known, so that a small network (the
-reader) can tell from a picture where its thing stands, how large it is and of which colour. Of each layer a denoiser is
-trained, held-out images are drawn again from their representations, and it is asked how often the reader says of the samples
-what is true of the source (agreement), and which place the source takes among all held-out images, ordered by their distance
-to the sample in the layer (rank). Beside it stand what a linear probe reads from the same features, conditions that were
-exchanged between images (shuffled), an untrained network, and principal components of the pixels.
+reader, a classifier of factors) can tell from a picture where its object stands, how large it is and of which colour. A
+denoiser is trained on each layer, samples are conditioned on held-out images, and it is asked how often the reader says of the
+samples what is true of the source (agreement), and which place the source takes among all held-out images, ordered by their
+distance to the sample in the layer (rank). Beside it stand what a linear probe reads from the same features, conditions that
+were permuted among images (shuffled), an untrained network, and principal components of the pixels.
 
 References:
     High Fidelity Visualization of What Your Self-Supervised Representation Knows About (Bordes, Balestriero and Vincent, TMLR
@@ -350,10 +350,12 @@ def judged(run: Run, layer: str, *, data: str, scale: str = "cpu", seed: int = 0
           differ, Fréchet distance in the reader's space; settings ``own``, ``own, mirrored`` (places are held against those of
           the mirror image), ``shuffled`` and ``the image itself``, where ``kept`` is the reader's accuracy.
         - ``probe``: accuracy of a linear probe of every factor, held out.
-        - ``invariance``: how far each of :data:`workbench.MOVES` moves the representation, by how far apart two images are.
+        - ``invariance``: squared distance by which each of :data:`workbench.MOVES` moves the representation, over that
+          between two images.
         - ``views``: agreement of samples of a moved image with it (``as moved``) and with what it was (``as it was``).
-        - ``attack``: FGSM and PGD of ten steps by their strength, of 255: accuracy of the probe of ``label``, how far the
-          representation moves, rank of the source; and of samples of attacked images.
+        - ``attack``: FGSM and PGD of ten steps by their L-infinity eps, of 255, on the layer's own probe of ``label``: its
+          accuracy, how far the representation moves (as in ``invariance``), rank of the source; and of samples of attacked
+          images.
         - ``manipulation``: factors that ``changed`` when common dimensions, or as many random ones, are set to their mean or
           swapped for another image's (then also ``as the other``); ``dimensions``, how many.
         - ``between``: on the line between two images, agreement with the ``first`` and the ``second``, of factors in which they
@@ -364,7 +366,7 @@ def judged(run: Run, layer: str, *, data: str, scale: str = "cpu", seed: int = 0
     pipe.set_progress_bar_config(disable=True)
     known, truth = images[:4_000], classes(held, data)
     told = [represent(run, x, layer) for x in (known, held)]
-    order = np.random.default_rng(seed).permutation(len(held))[: s.sources]
+    order = np.random.default_rng(seed).permutation(len(held))[: min(s.sources, len(held) // 2)]  # others are compared with
     reader = reader_of(data, scale=scale, seed=seed)
     case = Case(run.model().to(pipe.device), layer, pipe, reader, known, held, truth, *told, order, s.steps, seed)
     parts = [_samples(case), _invariance(case)]
@@ -462,7 +464,8 @@ def _attacks(case: Case, probe: LinearProbe) -> pd.DataFrame:
 def _manipulation(case: Case) -> pd.DataFrame:
     order, copies = case.order[: len(case.order) // 2], COPIES // 2
     h, other = case.seen[order], case.seen[np.roll(order, 1)]
-    common = common_dimensions(h, case.seen)
+    near = min(20, len(case.seen))
+    common = common_dimensions(h, case.seen, neighbours=near, at_least=round(0.75 * near))
     masks = {"common": common, "random": random_dimensions(common, seed=case.seed)}
     before = case.reader.read(case.draw(h, copies))
     tables = [_number("manipulation", "common", "dimensions", float(common.double().sum(1).mean()))]
