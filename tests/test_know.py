@@ -181,8 +181,8 @@ def test_the_title_says_which_layer_comes_nearer(pretended):
     assert table.loc["median rank", ["value", "chance", "others"]].tolist() == [3.0, 15.5, 15.5]
     assert table.loc["MRR", "chance"] == pytest.approx(sum(1 / r for r in range(1, 31)) / 30)
     assert pretended.finding() == (
-        "Rank among 30 images by distance in each layer's own space; chance 15.5, here 15.5 (other images in the samples' place)."
-        " 16 samples of one image, [95% intervals]."
+        "Rank among 30 images by distance in each layer's own space; chance 15.5, of other images in place of the samples "
+        "15.5. 16 samples of one image, [95% intervals]."
     )
 
 
@@ -194,7 +194,7 @@ def test_samples_as_near_as_chance_are_said_to_come_back_to_nothing(pretended):
     # an image that any image is near to
     pretended.studio.usual = 4.0
     assert ranked(pretended, backbone=[3.0], projector=[2.5]).startswith("Samples of neither layer come back to this image")
-    assert ", here 4 (other images in the samples' place)" in pretended.finding()
+    assert ", of other images in place of the samples 4. " in pretended.finding()
     same = "Samples of neither layer come back to this image: median rank 30 [30, 30] and 30 [30, 30], chance 4"
     assert ranked(pretended, backbone=[30.0], projector=[30.0]) == same
     # one layer alone
@@ -265,6 +265,9 @@ def test_an_image_that_was_dropped_in_is_told_as_unlike_the_gallery_and_its_fact
     assert pretended.strangers("left") == [f"{told}: what is drawn of it is a guess."] and told in side.sheet.object
     assert pretended.strangers("right")[0].endswith("further than 50% of them.")
     assert pretended.file_name() == "know_samples_dropped_in.png"
+    pretended.view, pretended.studio.common = "dimensions", lambda layer, source: np.array([True, False])
+    side.draw()
+    assert "No factors: " in side.sheet.object and "factor changed" not in side.sheet.object
 
 
 def test_blocks_keep_their_places_while_nothing_is_drawn(pretended):
@@ -576,7 +579,7 @@ def test_the_picture_to_take_away_holds_the_samples(state, view):
     [
         ("samples", "mine: samples of image no. 0", "know_samples_no0.png"),
         ("between", "mine: interpolation from image no. 0 to image no. 3", "know_interpolation_no0_no3.png"),
-        ("dimensions", "mine: common dimensions of image no. 0, the second image no. 3", "know_common_dimensions_no0_no3.png"),
+        ("dimensions", "mine: common dimensions of image no. 0, second image no. 3", "know_common_dimensions_no0_no3.png"),
     ],
 )
 def test_the_picture_to_take_away_says_what_it_shows(state, monkeypatch, view, title, name):

@@ -31,7 +31,7 @@ LEARNT = 3072  # others, from which the factor classifiers learn
 LEAST = 256  # fewer teach it nothing
 SMALL = 16  # pixels a side that it looks at, at most
 VALUES = 32  # of a factor that is read, at most
-OTHERS = 512  # images that stand in the place of samples
+OTHERS = 256  # images that stand in the place of samples
 NEIGHBOURS = 20  # of an image, in which a dimension is common that is on in three quarters of them
 FRAMES = 9  # from one image to another, both ends included
 
@@ -185,10 +185,11 @@ class Studio:
         from workbench.generate.operators import shared_noise
 
         layer, n = conditions[0].layer, max(numbers) + 1
-        for source in {one for c in conditions for one in (c.first, c.second) if one is not None}:
-            self.others(layer, source)  # here, in the thread, so that the page need not wait for it
-            if isinstance(source, bytes):
-                self.unlike(layer, source)
+        for one in set(conditions):  # here, in the thread, so that the page need not wait for it
+            self.others(layer, one.first)
+            for source in (one.first, one.second):
+                if isinstance(source, bytes):
+                    self.unlike(layer, source)
         pipe, h = self._pipes[layer], self._rows([self._condition(one, self._told) for one in conditions])
         noise = {"latents": shared_noise(pipe, n, settings.seed)[list(numbers)]}
         if settings.annealing:

@@ -57,11 +57,13 @@ def sheet_of(state: KnowState) -> bytes:
 
 
 def _title(state: KnowState) -> str:
-    first, second = (f"{'image ' * isinstance(one, int)}{state.called(one)}" for one in (state.first, state.second))
+    first, second = (
+        f"image {state.called(one)}" if isinstance(one, int) else "an image dropped in" for one in (state.first, state.second)
+    )
     told = {
         "samples": f"samples of {first}",
         "between": f"interpolation from {first} to {second}",
-        "dimensions": f"common dimensions of {first}, the second {second}",
+        "dimensions": f"common dimensions of {first}, second {second}",
     }
     return f"{state.subject}: {told[state.view]}"
 

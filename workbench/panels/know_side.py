@@ -212,9 +212,8 @@ class KnowSide(pn.viewable.Viewer):
     def _factors(self) -> str:
         """How many samples keep each factor, as bars with a mark at chance; without samples bars of length 0."""
         state = self.state
-        if not isinstance(state.first, int):
-            why = "No factors: their classifiers learned from images like the gallery's, and would only guess those of this one."
-            return f'<div class="unread" style="{QUIET}max-width:300px">{why}</div>' if state.studio.teaches else ""
+        if not state.legible():
+            return self._illegible()
         if not state.studio.reads:
             return f'<div style="{QUIET}">Training factor classifiers on pixels…</div>' * state.learns()
         table = state.kept(self.side).set_index("factor").reindex(list(state.studio.reads))
@@ -232,9 +231,16 @@ class KnowSide(pn.viewable.Viewer):
         key = f'<th>kept</th><th>by {n} samples, <b style="color:{theme.INK}">|</b> chance</th><th></th>'
         return f'<table class="kept"><tr style="{QUIET}">{key}</tr>{lines}</table>'
 
+    def _illegible(self) -> str:
+        """Why there are no factors of what was dropped in."""
+        why = "No factors: their classifiers learned from images like the gallery's, and would only guess those of this one."
+        return f'<div class="unread" style="{QUIET}max-width:300px">{why}</div>' * self.state.studio.teaches
+
     def _changes(self) -> str:
         """How often each factor changed, by common dimensions and by as many at random."""
         state, kinds = self.state, CHANGES[1:]
+        if not state.legible():
+            return self._illegible()
         if not state.studio.reads:
             return ""
         table = state.changes(self.side).reindex(index=list(state.studio.reads), columns=kinds)

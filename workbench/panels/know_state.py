@@ -136,8 +136,8 @@ class KnowState(param.Parameterized):
             "as it is",
             f"common {nothing}",
             f"as many at random {nothing}",
-            "common as in the second image",
-            "as many at random as in it",
+            "common as in the second",
+            "as many at random as in the second",
         )
         return [
             SampleRow(word, Condition(layer, first, kind, second if "swapped" in kind else None))
@@ -228,7 +228,7 @@ class KnowState(param.Parameterized):
     def _kept(self, made: Sequence[Drawn]) -> pd.DataFrame:
         from workbench.measures.agreement import factor_agreement
 
-        if not made or not self.studio.reads or not isinstance(self.first, int):
+        if not made or not self.studio.reads or not self.legible():
             return pd.DataFrame(columns=["factor", "value", "chance", "right"])
         wanted, near = self.studio.factors.iloc[[self.first]][list(self.studio.reads)], self.nearness()
         read = self.studio.read(np.stack([d.pixels for d in made]))
@@ -249,6 +249,10 @@ class KnowState(param.Parameterized):
             "within": {name: float(n // FINE) for name, n in counts.items() if n >= FINE},
             "periods": {name: float(n) for name, n in counts.items() if name.endswith(ROUND)},
         }
+
+    def legible(self) -> bool:
+        """Whether the images are like those that the factor classifiers learned from: none was dropped in."""
+        return all(isinstance(source, int) for source in self.shows())
 
     def learns(self) -> bool:
         """Whether somebody still learns to read factors."""
@@ -392,9 +396,9 @@ class KnowState(param.Parameterized):
         table = self.ranks("left")
         level, n, many = (table[name].iloc[0] for name in ("interval", "n", "candidates"))
         others = dict.fromkeys(_number(self.ranks(side).loc["median rank", "others"]) for side in self.shown())
-        said = f"Rank among {many:,} images by distance in each layer's own space; chance {_number((many + 1) / 2)}, here "
-        said += f"{' and '.join(others)} (other images in the samples' place). {n} samples of one image, [{level:.0%} intervals]."
-        return said + self._apart(n)
+        said = f"Rank among {many:,} images by distance in each layer's own space; chance {_number((many + 1) / 2)}, "
+        said += f"of other images in place of the samples {' and '.join(others)}. "
+        return f"{said}{n} samples of one image, [{level:.0%} intervals].{self._apart(n)}"
 
     def _apart(self, n: int) -> str:
         """The factor that one layer's ``n`` samples keep and the other's do not, where that is no accident."""
