@@ -313,10 +313,10 @@ def build_denoiser(
     one_of("conditioning", conditioning, CONDITIONINGS)
     if (tokens is None) == (conditioning == "xattn"):
         raise ValueError(
-            "attention is to the tokens of a representation (B, T, D): with conditioning='xattn' say tokens=T, and take "
-            "representations by wb.represent(model, images, layer, tokens='all')"
+            "with conditioning='xattn' attention is to the tokens of a representation (B, T, D): take them by "
+            "wb.represent(model, images, layer, tokens='all'), and say tokens=T to wb.build_denoiser"
             if tokens is None
-            else f"tokens go with conditioning='xattn'; {conditioning!r} is conditioned on one vector an image"
+            else f"tokens go with conditioning='xattn'; {conditioning!r} is conditioned on one vector an image, tokens='mean'"
         )
     for name, value in {"image_size": image_size, "channels": channels, "layers": layers}.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
