@@ -346,6 +346,14 @@ def test_the_gallery_is_held_out_and_its_images_are_known(run, studio):
     assert list(studio.factors) == ["label", "scale", "x", "y", "hue", "background_hue"]
 
 
+def test_a_source_is_looked_for_among_others(run):
+    few = run.held_out()[range(3)]
+    with pytest.raises(ValueError, match="among at least 2 images, but of the 3 given 1 can be chosen; give 4"):
+        Studio(Subject("mine", run.path, images=lambda: few))
+    studio = Studio(Subject("mine", run.path, images=lambda: run.held_out()[range(4)]))
+    assert len(studio.pixels) == 2 and studio.draw([Condition("projector", 0)], [0], DrawSettings(steps=2))[0].candidates == 2
+
+
 def test_samples_are_those_of_the_pipeline_and_no_other_sample_enters(run, studio):
     settings = DrawSettings(seed=3, steps=4, guidance=1.5)
     drawn = studio.draw([Condition("projector", 5)] * 3 + [Condition("projector", 9)], [0, 1, 2, 1], settings)

@@ -122,7 +122,7 @@ class Studio:
 
     Raises:
         ModuleNotFoundError: Without diffusers.
-        ValueError: If the run's images cannot be made again and none are given.
+        ValueError: If the run's images cannot be made again and none are given, or there are fewer than 2 to choose from.
     """
 
     def __init__(self, subject: Subject, told: Callable[[str], None] = lambda words: None) -> None:
@@ -149,6 +149,10 @@ class Studio:
             numbers = pd.DataFrame(index=range(len(images)))
         numbers = numbers[[c for c in numbers if numbers[c].nunique() <= VALUES]]
         many = min(GALLERY, len(images) // 2 if len(numbers.columns) else len(images))
+        if many < 2:
+            raise ValueError(
+                f"the source is looked for among at least 2 images, but of the {len(images)} given {many} can be chosen; give 4."
+            )
         rows = np.random.default_rng(0).permutation(len(images))
         rows, others = rows[:many], rows[many:][:LEARNT]
         self.factors, self._taught = numbers.iloc[rows].reset_index(drop=True), numbers.iloc[others]
@@ -164,7 +168,7 @@ class Studio:
         self._tokens: dict[tuple[str, Source], Representation] = {}
         self._common: dict[tuple[str, Source], Tensor] = {}
         self._readers: dict[str, object] = {}
-        self.reads: dict[str, float] = {}  # how often the reader of a factor is right about the gallery
+        self.reads: dict[str, float] = {}  # how often the classifier of a factor is right about the gallery
 
     @property
     def layers(self) -> list[str]:

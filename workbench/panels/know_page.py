@@ -47,7 +47,7 @@ class WhatItKnows(pn.viewable.Viewer):
     """Images drawn of what two layers say of one image: what stays is encoded, what varies is not.
 
     Pick an image or drop one in. Samples appear a few at a time, while the page stays at hand; point at one for its distance
-    from what it was drawn of and the nearest real image. In further views: the way from one image to another, and what the
+    from what it was drawn of and the nearest real image. In further views: interpolation between two images, and what the
     dimensions hold that an image has in common with its neighbours.
 
     Arguments:
