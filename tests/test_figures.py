@@ -366,10 +366,12 @@ def test_deviations_have_the_places_of_their_mean(values, printed):
     assert layer_table(table, digits=2).values()[1].data["printed"].tolist() == [printed]
 
 
-@pytest.mark.parametrize(("heading", "tilted"), [("x", 0), ("background_value", 35)])
-def test_headings_of_a_layer_table_that_are_wider_than_their_column_are_tilted(heading, tilted):
+@pytest.mark.parametrize(
+    ("heading", "width", "tilted"), [("x", {}, 0), ("background_value", {}, 35), ("background_value", {"width": 160}, 0)]
+)
+def test_headings_of_a_layer_table_that_are_wider_than_their_column_are_tilted(heading, width, tilted):
     table = pd.DataFrame({"layer": ["a", "b"], "measure": heading, "value": [1.0, 2.0]})
-    axis = hv.renderer("bokeh").get_plot(layer_table(table)).state.above[0]
+    axis = hv.renderer("bokeh").get_plot(layer_table(table, **width)).state.above[0]
     assert np.degrees(axis.major_label_orientation if tilted else 0) == pytest.approx(tilted)
     assert tilted or axis.major_label_orientation in (0, "horizontal")
 

@@ -69,7 +69,8 @@ def layer_table(
     words = words.opts(text_color=theme.INK, text_font_size=theme.SIZE["label"])
     wide, high = (150, 52) if cells["printed"].str.contains("\n").any() else (90, 38)
     wide = max(wide, int(LETTER * cells["printed"].str.split("\n").explode().str.len().max()))
-    tilted = 35 if max(map(len, across)) * HEADING > wide else 0  # or one heading would run into the next
+    room = max(wide, options.get("width", 0) / len(across))
+    tilted = 35 if max(map(len, across)) * HEADING > room else 0  # or one heading would run into the next
     looks = {"width": max(wide * len(across), 300), "height": max(high * len(down), 76), "note": _note(table, rows, columns)}
     looks |= {"xaxis": "top", "xlabel": "", "ylabel": "", "xrotation": tilted, "show_legend": False, "hooks": [theme.bare]}
     return theme.frame(heat * words, title=title, **(looks | options))
