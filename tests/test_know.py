@@ -181,7 +181,7 @@ def test_the_title_says_which_layer_comes_nearer(pretended):
     assert table.loc["median rank", ["value", "chance", "others"]].tolist() == [3.0, 15.5, 15.5]
     assert table.loc["MRR", "chance"] == pytest.approx(sum(1 / r for r in range(1, 31)) / 30)
     assert pretended.finding() == (
-        "Rank among 30 images by distance in each layer's own space; chance 15.5, of other images in place of the samples "
+        "Rank among 30 images by distance in each layer's own space; chance 15.5, other images in place of the samples "
         "15.5. 16 samples of one image, [95% intervals]."
     )
 
@@ -194,7 +194,7 @@ def test_samples_as_near_as_chance_are_said_to_come_back_to_nothing(pretended):
     # an image that any image is near to
     pretended.studio.usual = 4.0
     assert ranked(pretended, backbone=[3.0], projector=[2.5]).startswith("Samples of neither layer come back to this image")
-    assert ", of other images in place of the samples 4. " in pretended.finding()
+    assert ", other images in place of the samples 4. " in pretended.finding()
     same = "Samples of neither layer come back to this image: median rank 30 [30, 30] and 30 [30, 30], chance 4"
     assert ranked(pretended, backbone=[30.0], projector=[30.0]) == same
     # one layer alone

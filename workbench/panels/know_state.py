@@ -397,7 +397,7 @@ class KnowState(param.Parameterized):
         level, n, many = (table[name].iloc[0] for name in ("interval", "n", "candidates"))
         others = dict.fromkeys(_number(self.ranks(side).loc["median rank", "others"]) for side in self.shown())
         said = f"Rank among {many:,} images by distance in each layer's own space; chance {_number((many + 1) / 2)}, "
-        said += f"of other images in place of the samples {' and '.join(others)}. "
+        said += f"other images in place of the samples {' and '.join(others)}. "
         return f"{said}{n} samples of one image, [{level:.0%} intervals].{self._apart(n)}"
 
     def _apart(self, n: int) -> str:
