@@ -94,6 +94,7 @@ def test_resume_goes_on_with_a_denoiser(run, tmp_path, capsys, layer, conditioni
     assert not began.finished
     assert main(["resume", str(began.path), "--no-progress"]) == 0
     assert wb.denoisers(tmp_path / "encoder")[layer].finished
+    assert f"next: workbench know {tmp_path / 'encoder'}\n" in capsys.readouterr().out
     for got, wanted in zip(began.model().state_dict().values(), whole.model().state_dict().values(), strict=True):
         assert torch.equal(got, wanted)
     capsys.readouterr()

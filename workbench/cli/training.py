@@ -161,7 +161,7 @@ def resume(args: argparse.Namespace) -> None:
     run = Run(args.run, allow=args.allow)
     images = given_images(args, run) or run.images()
     trainer, objective = (run.built(part) for part in ("trainer", "objective"))
-    if "h" in (run.spec.get("views") or {}):  # a denoiser's
+    if _draws(run):
         from workbench.sampling import views_of
 
         views = views_of(run, images, progress=not args.no_progress)
@@ -189,4 +189,12 @@ def _summarise(run: "Run", args: argparse.Namespace) -> None:
     recipe = run.spec["images"]["recipe"] or {"path": args.data}
     given = f" --data {recipe['path']}" if recipe.get("path") else ""  # a folder is read again only where it is named
     goes_on = "" if run.finished else f"workbench resume {run.path}{given}; "
-    print(f"next: {goes_on}workbench replay {run.path}{given}; workbench apps {run.path}")
+    looked = f"workbench replay {run.path}{given}; workbench apps {run.path}"
+    if _draws(run):
+        looked = f"workbench know {run.path.parent.parent}{given}"
+    print(f"next: {goes_on}{looked}")
+
+
+def _draws(run: "Run") -> bool:
+    """Whether it is of a denoiser, in the folder of the run whose representations it is conditioned on."""
+    return "h" in (run.spec.get("views") or {})
