@@ -356,6 +356,7 @@ def test_a_folder_is_read_as_it_was_for_the_run(tmp_path, trained):
         wb.keep_model(model, tmp_path / name, images=images)
         read = images_for(photos, ["no/where", str(tmp_path / name)])()
         assert torch.equal(read.at(range(10)), small.at(range(10)))
+    assert images_for(photos, [str(tmp_path)])().pixels.shape[2] == 12  # a folder of runs
     assert read_images(photos, {"size": 20}, Run(tmp_path / "part")).recipe["fit"] == "pad"
     assert read_images(photos, {}, Run(trained)).pixels.shape[1:] == Run(trained).images().pixels.shape[1:]
     assert read_images(photos, {}).pixels.shape[1:] == (3, 64, 64)

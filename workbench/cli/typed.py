@@ -146,8 +146,9 @@ def images_for(name: str | None, given: Sequence[str]) -> "Callable[[], Images] 
     def read() -> "Images":
         from workbench.run import Run
 
-        run = next((Run(path) for path in given if (Path(path) / "run.json").exists()), None)
-        return read_images(name, {}, run)
+        found = (file.parent for path in given for file in sorted(Path(path).glob("**/run.json")))
+        first = next(found, None)
+        return read_images(name, {}, None if first is None else Run(first))
 
     return functools.cache(read)
 

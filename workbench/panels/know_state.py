@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -352,7 +352,7 @@ class KnowState(param.Parameterized):
         if table is None:
             return None
         rank, n, level = table.loc["median rank"], table["n"].iloc[0], table["interval"].iloc[0]
-        return f"median rank {_between(rank)}, {level:.0%} interval over {n} samples; chance {_number(_chance(rank))}"
+        return f"median rank {_between(rank)}, {level:.0%} interval over {n} samples; {_held_against([rank])}"
 
     def title(self) -> str:
         """Which side's samples come nearer to their source, once all are drawn."""
@@ -363,22 +363,22 @@ class KnowState(param.Parameterized):
         if not self.complete():
             return "What does the representation still know of an image?"
         middle = {getattr(self, side): self.ranks(side).loc["median rank"] for side in self.shown()}
-        bar = {layer: _chance(rank) for layer, rank in middle.items()}
+        bar = {layer: min(rank["others"], rank["chance"]) for layer, rank in middle.items()}
         much = [layer for layer, rank in middle.items() if rank["value"] < bar[layer] / 2]
         back = [layer for layer in much if middle[layer]["high"] < bar[layer]]
         order = sorted(middle, key=lambda layer: middle[layer]["value"])
         near, far = order[0], order[-1]
         said = {layer: _between(rank) for layer, rank in middle.items()}
-        chance = f"chance {' and '.join(dict.fromkeys(_number(bar[layer]) for layer in middle))}"
+        beside = _held_against(middle.values())
         if near == far:
             does = "return to their source" if back else "do not come back to this image"
-            return f"Samples of {near} {does}: median rank {said[near]}, {chance}"
+            return f"Samples of {near} {does}: median rank {said[near]}, {beside}"
         if not back:
-            return f"Samples of neither layer come back to this image: median rank {' and '.join(said.values())}, {chance}"
+            return f"Samples of neither layer come back to this image: median rank {' and '.join(said.values())}, {beside}"
         if any(middle[a]["low"] <= middle[b]["value"] <= middle[a]["high"] for a, b in ((near, far), (far, near))):
             return f"Samples return about as near to their source in {near} as in {far}: median rank {said[near]} and {said[far]}"
         if far not in much:
-            ranks = f"median rank {said[near]} against {said[far]}, {chance}"
+            ranks = f"median rank {said[near]} against {said[far]}, {beside}"
             return f"Samples return to their source in {near}, not in {far}: {ranks}"
         return f"Samples return nearer to their source in {near} than in {far}: median rank {said[near]} against {said[far]}"
 
@@ -421,9 +421,13 @@ def _between(rank: pd.Series) -> str:
     return f"{_number(rank['value'])} [{_number(rank['low'])}, {_number(rank['high'])}]"
 
 
-def _chance(rank: pd.Series) -> float:
-    """What samples have to come below that know their source."""
-    return float(min(rank["others"], rank["chance"]))
+def _held_against(ranks: Iterable[pd.Series]) -> str:
+    """What samples that know their source have to come below, in words: chance, or other images where these are nearer."""
+    told: dict[str, list[str]] = {}
+    for rank in ranks:
+        column, word = ("chance", "chance") if rank["chance"] <= rank["others"] else ("others", "other images")
+        told.setdefault(word, []).append(_number(rank[column]))
+    return ", ".join(f"{word} {' and '.join(dict.fromkeys(numbers))}" for word, numbers in told.items())
 
 
 def _number(value: float) -> str:
